@@ -34,7 +34,17 @@ pub struct RunningListener {
 impl RunningListener {
     /// What plugins that decide who may connect are told of it.
     pub fn for_plugins(&self) -> OpenListener {
-        OpenListener { address: self.address.clone(), allow_anonymous: self.rules.info.allow_anonymous }
+        OpenListener {
+            address: self.address.clone(),
+            allow_anonymous: self.rules.info.allow_anonymous,
+            identity: self.identity().is_some(),
+        }
+    }
+
+    /// What of a client's certificate is its user name and lets it in, as a word of the
+    /// configuration.
+    pub fn identity(&self) -> Option<&'static str> {
+        self.rules.layers.tls.as_ref()?.current().identity().map(|identity| identity.word())
     }
 }
 
@@ -279,13 +289,16 @@ impl Reloader {
     }
 
     /// Reads the certificates of listeners again whose files have changed. Connections stay; where
-    /// a new file is wrong, the old one stays in force, and the log says so.
+    /// a new file is wrong, the old one stays in force, and the log says so. It also says which
+    /// certificates have expired meanwhile.
     pub fn reload_certificates(&self) {
         for listener in self.open() {
             let name = &listener.rules.info.name;
-            let Some(tls) = listener.rules.layers.tls.as_ref().filter(|tls| tls.files_changed()) else {
+            let Some(tls) = &listener.rules.layers.tls else { continue };
+            if !tls.files_changed() {
+                rules::log_warnings(name, &tls.expired());
                 continue;
-            };
+            }
             match tls.reload() {
                 Ok(warnings) => {
                     tracing::info!("listener {name}: read its certificates again");

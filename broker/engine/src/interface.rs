@@ -209,6 +209,12 @@ pub struct ClientSummary {
     pub connected: bool,
     /// Remote address and port, while connected.
     pub peer: Option<std::net::SocketAddr>,
+    /// Name of its listener, while connected.
+    pub listener: Option<Arc<str>>,
+    /// How it has reached the broker, while connected.
+    pub transport: Option<Transport>,
+    /// Its TLS connection, while connected.
+    pub tls: Option<Arc<TlsFacts>>,
     /// 3, 4 or 5.
     pub protocol: u8,
     /// Keep alive in force, seconds; 0 is off.
@@ -232,8 +238,6 @@ pub struct ClientSummary {
 pub struct ClientDetails {
     /// As in lists.
     pub summary: ClientSummary,
-    /// Name of its listener.
-    pub listener: Option<String>,
     /// Whether CONNECT requested a clean start.
     pub clean_start: bool,
     /// Its Receive Maximum.

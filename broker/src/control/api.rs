@@ -50,6 +50,7 @@ impl Api {
             name: open.rules.info.name.to_string(),
             address: open.address.to_string(),
             allow_anonymous: open.rules.info.allow_anonymous,
+            identity: open.identity().map(str::to_owned),
         };
         self.reloader.open().into_iter().map(listener).collect()
     }

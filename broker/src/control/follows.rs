@@ -128,13 +128,23 @@ fn if_nobody_decides(point: &str, listeners: &[Listener], allowed: bool) -> Opti
             Some("every publish and subscription is refused (authorization.no_match = \"deny\")".to_owned())
         }
         "client.authenticate" => {
-            let part = |open: bool, so: &str| {
-                let these = listeners.iter().filter(|listener| listener.allow_anonymous == open);
+            let part = |so: &str, why: &str, which: fn(&Listener) -> bool| {
+                let these = listeners.iter().filter(|listener| which(listener));
                 let these: Vec<&str> = these.map(|listener| listener.address.as_str()).collect();
-                (!these.is_empty())
-                    .then(|| format!("{so} {} (allow_anonymous = {open})", these.join(" and ")))
+                (!these.is_empty()).then(|| format!("{so} {} ({why})", these.join(" and ")))
             };
-            let parts = [part(true, "everybody may connect to"), part(false, "nobody can connect to")];
+            let parts = [
+                part("everybody may connect to", "allow_anonymous = true", |one| one.allow_anonymous),
+                // The certificate is the login there, whatever plugins there are.
+                part(
+                    "only a client with a certificate can connect to",
+                    "allow_anonymous = false, tls.identity",
+                    |one| !one.allow_anonymous && one.identity.is_some(),
+                ),
+                part("nobody can connect to", "allow_anonymous = false", |one| {
+                    !one.allow_anonymous && one.identity.is_none()
+                }),
+            ];
             Some(parts.into_iter().flatten().collect::<Vec<_>>().join("; "))
         }
         _ => None,
@@ -215,9 +225,14 @@ mod tests {
             name: address.to_owned(),
             address: address.to_owned(),
             allow_anonymous,
+            identity: address.ends_with(":8883").then(|| "cn".to_owned()),
         };
-        let listeners =
-            [listener("127.0.0.1:1", true), listener("0.0.0.0:2", false), listener("[::]:3", false)];
+        let listeners = [
+            listener("127.0.0.1:1", true),
+            listener("0.0.0.0:2", false),
+            listener("0.0.0.0:8883", false),
+            listener("[::]:3", false),
+        ];
         assert_eq!(
             sentences(
                 &rows(&[("client.authenticate", "a", "b")]),
@@ -226,7 +241,8 @@ mod tests {
                 true
             ),
             ["client.authenticate loses a/b and has no hook left: everybody may connect to 127.0.0.1:1 \
-                 (allow_anonymous = true); nobody can connect to 0.0.0.0:2 and [::]:3 (allow_anonymous = false)"]
+                 (allow_anonymous = true); only a client with a certificate can connect to 0.0.0.0:8883 \
+                 (allow_anonymous = false, tls.identity); nobody can connect to 0.0.0.0:2 and [::]:3 (allow_anonymous = false)"]
         );
     }
 }

@@ -8,7 +8,7 @@ use grapnel_engine::shard;
 use grapnel_plugin_abi::verb::Column;
 use serde::{Deserialize, Serialize};
 
-pub use clients::{Client, ClientDetails, Clients, Kicked, Subscription, Subscriptions};
+pub use clients::{Client, ClientDetails, ClientTls, Clients, Kicked, Subscription, Subscriptions};
 pub use config::{ConfigSetting, ConfigSettings};
 
 use crate::plugin::PluginVerbs;
@@ -178,6 +178,9 @@ pub struct Listener {
     pub address: String,
     /// Whether clients are let in that no plugin decides about.
     pub allow_anonymous: bool,
+    /// What of a client's certificate is its user name and lets it in: `cn`, `san` or `subject`.
+    #[serde(default)]
+    pub identity: Option<String>,
 }
 
 /// Subscriptions that were revoked during a change, because client.authorize no longer allows them.

@@ -10,7 +10,7 @@ use super::connection::{Broker, complete, encoded};
 use super::output::Output;
 use super::printable::printable;
 use super::table::{self, Column, or_dash, since, yes};
-use crate::control::wire::{Client, ClientDetails, Clients, Kicked, Subscription, Subscriptions};
+use crate::control::wire::{Client, ClientDetails, ClientTls, Clients, Kicked, Subscription, Subscriptions};
 
 /// Rows printed by default.
 const ROWS_DEFAULT: NonZeroUsize = NonZeroUsize::new(1000).expect("it is not 0");
@@ -136,6 +136,7 @@ pub(super) fn print_clients(all: &Clients, output: &mut Output) -> Result<(), Ct
         Column::Left("CLIENT"),
         Column::Left("USER"),
         Column::Left("FROM"),
+        Column::Left("VIA"),
         Column::Left("MQTT"),
         Column::Right("SUBS"),
         Column::Right("INFLIGHT"),
@@ -146,12 +147,13 @@ pub(super) fn print_clients(all: &Clients, output: &mut Output) -> Result<(), Ct
     note_more(all.next.is_some(), output)
 }
 
-fn client_row(client: &Client) -> [String; 8] {
+fn client_row(client: &Client) -> [String; 9] {
     let since = since(client.since_ms);
     [
         client.client_id.clone(),
         or_dash(client.username.as_deref()),
         or_dash(client.peer.as_deref()),
+        or_dash(client.transport.as_deref()),
         protocol(client.protocol).to_owned(),
         client.subscriptions.to_string(),
         client.inflight.to_string(),
@@ -166,6 +168,15 @@ fn protocol(level: u8) -> &'static str {
         4 => "3.1.1",
         _ => "5.0",
     }
+}
+
+/// Version, cipher suite and server name, as far as they are known.
+fn tls_words(tls: Option<&ClientTls>) -> String {
+    let Some(tls) = tls else { return "-".to_owned() };
+    let known = [&tls.version, &tls.cipher].into_iter().flatten().cloned();
+    let name = tls.server_name.iter().map(|name| format!("for {name}"));
+    let words: Vec<String> = known.chain(name).collect();
+    if words.is_empty() { "yes".to_owned() } else { words.join(" ") }
 }
 
 pub(super) fn print_client(details: &ClientDetails, output: &mut Output) -> Result<(), CtlError> {
@@ -195,7 +206,10 @@ pub(super) fn print_client(details: &ClientDetails, output: &mut Output) -> Resu
             ("superuser", yes(details.superuser)),
             ("connected", connected),
             ("from", or_dash(client.peer.as_deref())),
-            ("listener", or_dash(details.listener.as_deref())),
+            ("listener", or_dash(client.listener.as_deref())),
+            ("transport", or_dash(client.transport.as_deref())),
+            ("tls", tls_words(client.tls.as_ref())),
+            ("certificate", or_dash(client.tls.as_ref().and_then(|tls| tls.certificate_subject.as_deref()))),
             ("mqtt", protocol(client.protocol).to_owned()),
             ("keep alive", keep_alive),
             ("clean start", yes(details.clean_start)),

@@ -36,6 +36,9 @@ fn client(id: &str) -> wire::Client {
         username: Some("ann".to_owned()),
         connected: true,
         peer: Some("127.0.0.1:54321".to_owned()),
+        listener: Some("inside".to_owned()),
+        transport: Some("tcp".to_owned()),
+        tls: None,
         protocol: 5,
         keep_alive_s: 60,
         expiry_s: 0,
@@ -75,7 +78,7 @@ fn a_piped_table_has_one_line_for_each_row() {
     assert_eq!(text.lines().count(), 2, "{text}");
     assert!(text.lines().nth(1).unwrap().starts_with(&long));
     let words: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().skip(1).collect();
-    assert_eq!(words, ["ann", "127.0.0.1:54321", "5.0", "2", "0", "17", "0s"]);
+    assert_eq!(words, ["ann", "127.0.0.1:54321", "tcp", "5.0", "2", "0", "17", "0s"]);
 }
 
 #[test]

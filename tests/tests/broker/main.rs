@@ -14,6 +14,7 @@ mod lifecycle;
 mod log;
 mod memory;
 mod misbehaving;
+mod mount_point;
 mod operator_mistakes;
 mod plugin_commands;
 mod plugins;

@@ -1,5 +1,7 @@
 //! Data of a shard for the control plane: owned rows that borrow nothing.
 
+use std::sync::Arc;
+
 use super::memory;
 use crate::id::{ConnKey, SessionKey};
 use crate::interface::{ClientDetails, ClientSummary, SubscriptionRow};
@@ -13,6 +15,9 @@ fn summary(parts: &Parts, session: &Session) -> ClientSummary {
         username: identity.username.as_deref().map(str::to_owned),
         connected: session.conn.is_some(),
         peer: session.conn.and(identity.peer),
+        listener: session.conn.map(|_| Arc::clone(&identity.listener)),
+        transport: session.conn.and(identity.transport),
+        tls: session.conn.and(identity.tls.clone()),
         protocol: identity.version.level(),
         keep_alive_s: identity.keep_alive_s,
         expiry_s: session.expiry_s,
@@ -54,7 +59,6 @@ pub(crate) fn client(parts: &Parts, client_id: &str) -> Option<ClientDetails> {
     let lines: usize = behalf.request_queues_of(client_id).map(|line| parts.sessions.charged(line)).sum();
     Some(ClientDetails {
         summary: summary(parts, session),
-        listener: conn.map(|_| session.identity.listener.to_string()),
         clean_start: session.identity.clean_start,
         receive_maximum: session.identity.receive_maximum,
         packet_bytes_max: if packet_bytes_max == u32::MAX { 0 } else { packet_bytes_max },

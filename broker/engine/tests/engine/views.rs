@@ -1,7 +1,9 @@
 //! Views of the control plane: clients, sessions and subscriptions as rows, in pages.
 
+use std::sync::Arc;
+
 use grapnel_engine::packet::{Property, QoS, SubscriptionOptions, Version};
-use grapnel_engine::shard::{ClientDetails, ClientSummary, Reading, SubscriptionRow};
+use grapnel_engine::shard::{ClientDetails, ClientSummary, Reading, SubscriptionRow, TlsFacts, Transport};
 
 use crate::world::{ConnectRequest, World};
 
@@ -31,7 +33,12 @@ fn a_client_is_listed_with_its_current_values() {
         will: Some(("will", "gone", QoS::AtMostOnce, false)),
         ..persistent()
     };
-    let client = world.connect("c", &ConnectRequest { clean: true, ..request });
+    world.listener.transport = Transport::Wss;
+    let tls = Arc::new(TlsFacts { version: "TLSv1.3".into(), ..TlsFacts::default() });
+    let client = world.open(V5);
+    assert!(world.identify(client, |peer| peer.tls = Some(Arc::clone(&tls))));
+    world.send_connect(client, "c", &ConnectRequest { clean: true, ..request });
+    world.forget(client);
     world.pass_ms(1_000);
     world.subscribe(client, "a", QoS::AtLeastOnce);
     world.subscribe(client, "b", QoS::AtLeastOnce);
@@ -54,6 +61,9 @@ fn a_client_is_listed_with_its_current_values() {
         username: Some("ann".into()),
         connected: true,
         peer,
+        listener: Some("test".into()),
+        transport: Some(Transport::Wss),
+        tls: Some(tls),
         protocol: 5,
         keep_alive_s: 60,
         expiry_s: 50,
@@ -65,7 +75,6 @@ fn a_client_is_listed_with_its_current_values() {
     };
     let expected = ClientDetails {
         summary: summary.clone(),
-        listener: Some("test".into()),
         clean_start: true,
         receive_maximum: 9,
         packet_bytes_max: 5_000,
@@ -88,11 +97,12 @@ fn a_client_is_listed_with_its_current_values() {
     let left = world.now.wall_ms;
     world.lose(client);
     let away = world.shards[0].client("c").unwrap();
-    let summary = ClientSummary { connected: false, peer: None, since_ms: left, ..summary };
+    let gone =
+        ClientSummary { connected: false, peer: None, listener: None, transport: None, tls: None, ..summary };
+    let summary = ClientSummary { since_ms: left, ..gone };
     assert_eq!(away.summary, summary);
-    let nothing =
-        (away.listener, away.packet_bytes_max, away.topic_alias_max, away.outbound_bytes, away.reading);
-    assert_eq!(nothing, (None, 0, 0, 0, None));
+    let nothing = (away.packet_bytes_max, away.topic_alias_max, away.outbound_bytes, away.reading);
+    assert_eq!(nothing, (0, 0, 0, None));
     assert!((1..details.memory_bytes).contains(&away.memory_bytes));
     assert!(created < came && world.shards[0].client("nobody").is_none());
 }

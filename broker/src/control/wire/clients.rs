@@ -27,6 +27,12 @@ pub struct Client {
     pub connected: bool,
     /// Address and port it came from.
     pub peer: Option<String>,
+    /// Through which listener, while connected.
+    pub listener: Option<String>,
+    /// How it has reached the broker, while connected: `tcp`, `tls`, `ws`, `wss` or `unix`.
+    pub transport: Option<String>,
+    /// Its TLS connection, while connected.
+    pub tls: Option<ClientTls>,
     /// 3, 4 or 5.
     pub protocol: u8,
     /// Keep alive in force, seconds; 0 is off.
@@ -45,6 +51,32 @@ pub struct Client {
     pub shard: u8,
 }
 
+/// The TLS connection of a client, to the broker or to a proxy in front of it. What is not known is
+/// absent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientTls {
+    /// Version of the protocol, such as `TLSv1.3`.
+    pub version: Option<String>,
+    /// Cipher suite, by its IANA name.
+    pub cipher: Option<String>,
+    /// The server name that the client asked for.
+    pub server_name: Option<String>,
+    /// Subject of its verified certificate, as RFC 4514 writes it.
+    pub certificate_subject: Option<String>,
+}
+
+impl From<&shard::TlsFacts> for ClientTls {
+    fn from(tls: &shard::TlsFacts) -> ClientTls {
+        let known = |text: &String| (!text.is_empty()).then(|| text.clone());
+        ClientTls {
+            version: known(&tls.version),
+            cipher: known(&tls.cipher),
+            server_name: known(&tls.server_name),
+            certificate_subject: tls.certificate.as_ref().and_then(|certificate| known(&certificate.subject)),
+        }
+    }
+}
+
 impl From<shard::ClientSummary> for Client {
     fn from(row: shard::ClientSummary) -> Client {
         Client {
@@ -52,6 +84,9 @@ impl From<shard::ClientSummary> for Client {
             username: row.username,
             connected: row.connected,
             peer: row.peer.map(|peer| peer.to_string()),
+            listener: row.listener.map(|name| name.to_string()),
+            transport: row.transport.map(|transport| transport.word().to_owned()),
+            tls: row.tls.as_deref().map(ClientTls::from),
             protocol: row.protocol,
             keep_alive_s: row.keep_alive_s,
             expiry_s: row.expiry_s,
@@ -70,8 +105,6 @@ pub struct ClientDetails {
     /// As in lists.
     #[serde(flatten)]
     pub client: Client,
-    /// Through which listener.
-    pub listener: Option<String>,
     /// Whether it asked for a clean start.
     pub clean_start: bool,
     /// Its Receive Maximum.
@@ -105,7 +138,6 @@ impl From<shard::ClientDetails> for ClientDetails {
     fn from(all: shard::ClientDetails) -> ClientDetails {
         ClientDetails {
             client: all.summary.into(),
-            listener: all.listener,
             clean_start: all.clean_start,
             receive_maximum: all.receive_maximum,
             packet_bytes_max: all.packet_bytes_max,

@@ -16,6 +16,9 @@ pub struct OpenListener {
     pub address: Address,
     /// Whether a client may connect if no link of client.authenticate decides.
     pub allow_anonymous: bool,
+    /// Whether a client with a verified certificate may connect unless a link refuses it, because
+    /// the listener takes the user name from it.
+    pub identity: bool,
 }
 
 impl OpenListener {
@@ -74,6 +77,13 @@ impl Access {
         let links: Vec<String> = chain.links().map(|(link, _)| shown(link, point)).collect();
         let mut sentence = format!("{what}: decided by {}", links.join(", then "));
         let open = addresses(self.listeners.iter().filter(|listener| listener.allow_anonymous));
+        let certified = addresses(self.listeners.iter().filter(|listener| listener.identity));
+        if point == HookPoint::ClientAuthenticate && !certified.is_empty() {
+            sentence += &format!(
+                "; a client with a certificate may connect to {certified} if none of these hooks refuses it \
+                 (tls.identity)"
+            );
+        }
         match point {
             HookPoint::ClientAuthenticate if !open.is_empty() => {
                 sentence += &format!(
@@ -103,16 +113,22 @@ impl Access {
             };
             return so.to_owned();
         }
-        let listeners = |open: bool| {
-            addresses(
-                self.listeners.iter().filter(|listener| which(listener) && listener.allow_anonymous == open),
-            )
+        let listeners = |open: bool, identity: &[bool]| {
+            addresses(self.listeners.iter().filter(|listener| {
+                which(listener) && listener.allow_anonymous == open && identity.contains(&listener.identity)
+            }))
         };
-        let (open, closed) = (listeners(true), listeners(false));
+        let open = listeners(true, &[false, true]);
+        let (certified, closed) = (listeners(false, &[true]), listeners(false, &[false]));
         let mut parts = Vec::new();
         if !open.is_empty() {
             parts.push(format!(
                 "anybody may connect to {open}, with any user name and any password (allow_anonymous = true)"
+            ));
+        }
+        if !certified.is_empty() {
+            parts.push(format!(
+                "only a client with a certificate can connect to {certified} (allow_anonymous = false, tls.identity)"
             ));
         }
         if !closed.is_empty() {
@@ -181,6 +197,7 @@ mod tests {
         let listener = |(address, allow_anonymous): &(&str, bool)| OpenListener {
             address: Address::Tcp(address.parse().unwrap_or_else(|_| panic!("{address} is no address"))),
             allow_anonymous: *allow_anonymous,
+            identity: address.ends_with(":8883"),
         };
         Access::new(listeners.iter().map(listener).collect(), no_match_allow)
     }
@@ -202,6 +219,15 @@ mod tests {
             line(&both, 1),
             "permissions: no plugin has a hook at client.authorize, so every client may publish and subscribe to everything \
              (authorization.no_match = \"allow\")"
+        );
+        let certified = access(&[("0.0.0.0:8883", false), ("0.0.0.0:1883", false)], true);
+        assert!(
+            line(&certified, 0).ends_with(
+                "so only a client with a certificate can connect to 0.0.0.0:8883 (allow_anonymous = false, \
+                 tls.identity); nobody can connect to 0.0.0.0:1883 (allow_anonymous = false)"
+            ),
+            "{}",
+            line(&certified, 0)
         );
         let denies = access(&[("0.0.0.0:1884", true)], false);
         assert!(

@@ -8,7 +8,7 @@ use grapnel_engine::limits::Limits;
 use serde_json::Value;
 
 use super::access::OpenListener;
-use crate::config::{Bind, Config, ListenerConfig, NoMatch};
+use crate::config::{Bind, Config, ListenerConfig, NoMatch, TlsIdentity};
 use crate::net::Address;
 use crate::plugin::host::HostSettings;
 use crate::shard::handle::ShardHandle;
@@ -82,7 +82,8 @@ fn open_listener(listener: &ListenerConfig) -> OpenListener {
         Bind::Tcp(address) => Address::Tcp(*address),
         Bind::Unix(path) => Address::Unix(path.clone()),
     };
-    OpenListener { address, allow_anonymous: listener.allow_anonymous }
+    let identity = listener.tls.as_ref().is_some_and(|tls| tls.identity != TlsIdentity::None);
+    OpenListener { address, allow_anonymous: listener.allow_anonymous, identity }
 }
 
 impl Settings {

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use super::load::{TlsConfig, load};
+use super::load::{TlsConfig, load, seconds_since_1970};
 use super::settings::{TlsError, TlsSettings, TlsWarning};
 
 /// The configuration in force of one listener. All threads may use it.
@@ -21,6 +21,8 @@ struct Source {
     settings: TlsSettings,
     /// The files as they were when they were last read, even if what they had was refused.
     stamps: Vec<Stamp>,
+    /// Until when certificates that have expired were reported, seconds since 1970.
+    looked_s: u64,
 }
 
 /// How one file looked; `None` if there was none.
@@ -32,9 +34,9 @@ impl TlsHandle {
     /// # Errors
     /// [`TlsError`] if anything is wrong.
     pub fn new(settings: TlsSettings) -> Result<(TlsHandle, Vec<TlsWarning>), TlsError> {
-        let stamps = stamps(&settings.files());
+        let (stamps, looked_s) = (stamps(&settings.files()), seconds_since_1970());
         let (config, warnings) = load(&settings)?;
-        let source = Mutex::new(Source { settings, stamps });
+        let source = Mutex::new(Source { settings, stamps, looked_s });
         Ok((TlsHandle { in_force: RwLock::new(config), source }, warnings))
     }
 
@@ -53,9 +55,27 @@ impl TlsHandle {
         let mut source = self.source();
         // Before the files are read: what changes meanwhile is seen by the next look.
         source.stamps = stamps(&source.settings.files());
+        let looked_s = seconds_since_1970();
         let (config, warnings) = load(&source.settings).map_err(|error| TlsError::Kept(Box::new(error)))?;
         *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = config;
+        // The load has reported what had expired by then.
+        source.looked_s = looked_s;
         Ok(warnings)
+    }
+
+    /// The certificates in force that have expired since the load or the last call, each once.
+    pub fn expired(&self) -> Vec<TlsWarning> {
+        self.expired_at(seconds_since_1970())
+    }
+
+    /// As [`TlsHandle::expired`], at this time, seconds since 1970.
+    pub(super) fn expired_at(&self, now_s: u64) -> Vec<TlsWarning> {
+        let mut source = self.source();
+        // A clock that was set back repeats nothing.
+        let from_s = source.looked_s;
+        source.looked_s = from_s.max(now_s);
+        drop(source);
+        self.current().expiries.iter().filter_map(|expiry| expiry.between(from_s, now_s)).collect()
     }
 
     /// Whether a file differs from when it was last read, by modification time, size and inode.

@@ -28,7 +28,33 @@ pub(crate) struct TlsConfig {
     /// Checks certificates of clients, if they are asked for one.
     verifier: Option<Arc<dyn ClientCertVerifier>>,
     identity: Option<Identity>,
+    /// When its certificates and those of its CA expire.
+    pub(super) expiries: Vec<Expiry>,
 }
+
+/// When a certificate expires.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Expiry {
+    /// Its file.
+    file: String,
+    /// Its place in the file, from 1.
+    number: usize,
+    /// The last second, since 1970, and as text.
+    until: (u64, String),
+}
+
+impl Expiry {
+    /// A warning, if it expires at or after `from` and has expired at `now`, both in seconds since
+    /// 1970.
+    pub fn between(&self, from: u64, now: u64) -> Option<TlsWarning> {
+        let Expiry { file, number, until } = self;
+        let expires = (from..now).contains(&until.0);
+        expires.then(|| TlsWarning::Expired { file: file.clone(), number: *number, until: until.1.clone() })
+    }
+}
+
+/// How long before it expires the log says so at a load, seconds: 14 days.
+const SOON_S: u64 = 14 * 24 * 60 * 60;
 
 impl TlsConfig {
     /// What of a client's certificate is its user name, as the settings say.
@@ -39,7 +65,12 @@ impl TlsConfig {
     /// The same with another configuration of rustls.
     #[cfg(test)]
     pub(super) fn with_server(&self, server: ServerConfig) -> TlsConfig {
-        TlsConfig { server: Arc::new(server), verifier: self.verifier.clone(), identity: self.identity }
+        TlsConfig {
+            server: Arc::new(server),
+            verifier: self.verifier.clone(),
+            identity: self.identity,
+            expiries: Vec::new(),
+        }
     }
 
     /// Checks the certificate of a client that has resumed a session. It was verified when the
@@ -69,9 +100,9 @@ impl TlsConfig {
 pub(crate) fn load(settings: &TlsSettings) -> Result<(Arc<TlsConfig>, Vec<TlsWarning>), TlsError> {
     check(settings)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut warnings = Vec::new();
-    let certificates = own_certificates(&settings.certificates, &provider, &mut warnings)?;
-    let verifier = client_verifier(settings, &provider, &mut warnings)?;
+    let mut found = Found::default();
+    let certificates = own_certificates(&settings.certificates, &provider, &mut found)?;
+    let verifier = client_verifier(settings, &provider, &mut found)?;
     let versions: &[_] = match settings.version_min {
         TlsVersion::V1_2 => &[&rustls::version::TLS13, &rustls::version::TLS12],
         TlsVersion::V1_3 => &[&rustls::version::TLS13],
@@ -86,8 +117,16 @@ pub(crate) fn load(settings: &TlsSettings) -> Result<(Arc<TlsConfig>, Vec<TlsWar
     let mut server = builder.with_cert_resolver(Arc::new(certificates));
     server.alpn_protocols = settings.alpn.iter().map(|name| name.clone().into_bytes()).collect();
     resume(settings, &mut server)?;
-    let config = TlsConfig { server: Arc::new(server), verifier, identity: settings.identity };
+    let Found { warnings, expiries } = found;
+    let config = TlsConfig { server: Arc::new(server), verifier, identity: settings.identity, expiries };
     Ok((Arc::new(config), warnings))
+}
+
+/// What the files say beside what rustls needs.
+#[derive(Default)]
+struct Found {
+    warnings: Vec<TlsWarning>,
+    expiries: Vec<Expiry>,
 }
 
 /// What can be refused without a file.
@@ -114,15 +153,15 @@ fn check(settings: &TlsSettings) -> Result<(), TlsError> {
 fn own_certificates(
     files: &[CertificateFiles],
     provider: &CryptoProvider,
-    warnings: &mut Vec<TlsWarning>,
+    found: &mut Found,
 ) -> Result<Certificates, TlsError> {
     let mut certificates = Certificates::default();
     for (place, files) in files.iter().enumerate() {
         let file = pem::name(&files.chain);
         let chain = pem::certificates(&files.chain)?;
-        let names = names_of(&chain, &file, warnings)?;
+        let names = names_of(&chain, &file, found)?;
         if names.is_empty() && place > 0 {
-            warnings.push(TlsWarning::NoName { file: file.clone() });
+            found.warnings.push(TlsWarning::NoName { file: file.clone() });
         }
         let key_file = pem::name(&files.key);
         let key = provider.key_provider.load_private_key(pem::key(&files.key)?);
@@ -141,11 +180,7 @@ fn own_certificates(
 }
 
 /// Looks at each certificate of a file. Returns the DNS names of the first.
-fn names_of(
-    chain: &[CertificateDer<'_>],
-    file: &str,
-    warnings: &mut Vec<TlsWarning>,
-) -> Result<Vec<String>, TlsError> {
+fn names_of(chain: &[CertificateDer<'_>], file: &str, found: &mut Found) -> Result<Vec<String>, TlsError> {
     let now = seconds_since_1970();
     let mut names = None;
     for (place, certificate) in chain.iter().enumerate() {
@@ -154,10 +189,14 @@ fn names_of(
             Ok(read) => read,
             Err(why) => return Err(TlsError::BadCertificate { file, number, why }),
         };
+        let until = read.until.1.clone();
+        found.expiries.push(Expiry { file: file.clone(), number, until: read.until.clone() });
         if now > read.until.0 {
-            warnings.push(TlsWarning::Expired { file, number, until: read.until.1 });
+            found.warnings.push(TlsWarning::Expired { file, number, until });
         } else if now < read.from.0 {
-            warnings.push(TlsWarning::NotYetValid { file, number, from: read.from.1 });
+            found.warnings.push(TlsWarning::NotYetValid { file, number, from: read.from.1 });
+        } else if now.saturating_add(SOON_S) > read.until.0 {
+            found.warnings.push(TlsWarning::ExpiresSoon { file, number, until });
         }
         names.get_or_insert(read.names);
     }
@@ -167,12 +206,12 @@ fn names_of(
 fn client_verifier(
     settings: &TlsSettings,
     provider: &Arc<CryptoProvider>,
-    warnings: &mut Vec<TlsWarning>,
+    found: &mut Found,
 ) -> Result<Option<Arc<dyn ClientCertVerifier>>, TlsError> {
     let Some(ca) = &settings.client_ca else { return Ok(None) };
     let file = pem::name(ca);
     let certificates = pem::certificates(ca)?;
-    names_of(&certificates, &file, warnings)?;
+    names_of(&certificates, &file, found)?;
     let mut roots = RootCertStore::empty();
     for (place, certificate) in certificates.into_iter().enumerate() {
         roots.add(certificate).map_err(|error| TlsError::BadCertificate {
@@ -197,7 +236,7 @@ fn client_verifier(
         for list in &lists {
             match x509::next_update(list) {
                 Ok(Some((due, text))) if seconds_since_1970() > due => {
-                    warnings.push(TlsWarning::CrlExpired { file: file.clone(), due: text });
+                    found.warnings.push(TlsWarning::CrlExpired { file: file.clone(), due: text });
                 }
                 Ok(_) => {}
                 Err(why) => return Err(TlsError::BadCrl { file, why }),
@@ -238,6 +277,6 @@ fn words(error: &rustls::Error) -> String {
     }
 }
 
-fn seconds_since_1970() -> u64 {
+pub(super) fn seconds_since_1970() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |passed| passed.as_secs())
 }

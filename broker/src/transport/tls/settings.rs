@@ -113,6 +113,17 @@ pub(crate) enum Identity {
     Subject,
 }
 
+impl Identity {
+    /// Its word in the configuration.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Identity::CommonName => "cn",
+            Identity::AlternativeName => "san",
+            Identity::Subject => "subject",
+        }
+    }
+}
+
 /// Why TLS settings are refused. Each text is one sentence that names the file and the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum TlsError {
@@ -204,6 +215,9 @@ pub(crate) enum TlsWarning {
     /// A certificate of the broker or of a CA has expired.
     #[error("certificate {number} in {file} has expired: it was valid until {until}; renew it")]
     Expired { file: String, number: usize, until: String },
+    /// A certificate of the broker or of a CA expires soon.
+    #[error("certificate {number} in {file} expires at {until}; renew it before")]
+    ExpiresSoon { file: String, number: usize, until: String },
     /// A certificate of the broker or of a CA is not valid yet.
     #[error("certificate {number} in {file} is not valid before {from}; check the clock of this machine")]
     NotYetValid { file: String, number: usize, from: String },

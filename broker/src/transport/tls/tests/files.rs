@@ -120,6 +120,22 @@ fn authorities_and_revocation_lists_are_checked() {
     assert!(matches!(error, TlsError::BadCertificate { file: f, number: 1, .. } if f == file));
 }
 
+/// The log says 14 days before that a certificate expires.
+#[test]
+fn a_certificate_that_expires_soon_is_warned_of() {
+    let (files, ca) = (Files::new(), Ca::new("CA"));
+    for (days, soon) in [(1, true), (13, true), (15, false)] {
+        let mut short = params("short", &["broker.test"]);
+        short.not_after =
+            (std::time::SystemTime::now() + std::time::Duration::from_secs(days * 86_400)).into();
+        let settings = TlsSettings::new(vec![files.pair("short", &ca.pair(&short))]);
+        let (_, warnings) = load(&settings).unwrap();
+        let is_soon = matches!(&warnings[..], [TlsWarning::ExpiresSoon { number: 1, .. }]);
+        assert_eq!(is_soon, soon, "{days} days: {warnings:?}");
+        assert_eq!(warnings.is_empty(), !soon);
+    }
+}
+
 #[test]
 fn expired_early_and_nameless_certificates_are_warned_of() {
     let (files, ca) = (Files::new(), Ca::new("CA"));

@@ -69,3 +69,24 @@ fn a_file_that_is_written_in_place_is_seen_to_change() {
     std::fs::write(chain, format!("{text}\n")).unwrap();
     assert!(handle.files_changed());
 }
+
+/// A certificate that expires while it is in force is reported once, and again after each load.
+#[test]
+fn a_certificate_that_expires_is_reported_once() {
+    let listener = Listener::new();
+    let (handle, warnings) = TlsHandle::new(listener.settings.clone()).unwrap();
+    assert_eq!(warnings, []);
+    let (far_s, near_s) = (1 << 40, 1);
+    assert_eq!(handle.expired(), []);
+    let expired = handle.expired_at(far_s);
+    let file = shown(&listener.settings.certificates[0].chain);
+    assert!(
+        matches!(&expired[..], [TlsWarning::Expired { file: expired, number: 1, .. }] if *expired == file),
+        "{expired:?}"
+    );
+    for now_s in [far_s, far_s + 1, near_s, far_s + 2] {
+        assert_eq!(handle.expired_at(now_s), []);
+    }
+    assert_eq!(handle.reload(), Ok(Vec::new()));
+    assert_eq!(handle.expired_at(far_s).len(), 1, "what is loaded anew is reported anew");
+}
