@@ -26,9 +26,13 @@ pub struct Listen {
     pub owner: FileOwner,
     /// What it says of its connections.
     pub rules: Arc<ListenerRules>,
+    /// Whether a listener of this process that is about to be closed has the address. Then the
+    /// sockets are bound beside its sockets, and take no connection before [`Bound::begin`].
+    pub takes_over: bool,
 }
 
-/// A listener with its sockets, which already take connections into their backlog.
+/// A listener with its sockets. They already take connections into their backlog, unless they are
+/// to take over the address of another one.
 #[derive(Debug)]
 pub struct Bound {
     /// What it says of its connections.
@@ -39,12 +43,23 @@ pub struct Bound {
     /// second.
     sockets: Vec<Socket>,
     file: Option<SocketFile>,
+    /// The backlog with which they are still to listen.
+    begins: Option<i32>,
 }
 
 impl Bound {
+    /// Has sockets listen that take over an address, once the other listener is to be closed.
+    ///
+    /// # Errors
+    /// What the kernel says. It has accepted the address already.
+    pub fn begin(&mut self) -> io::Result<()> {
+        let Some(backlog) = self.begins.take() else { return Ok(()) };
+        self.sockets.iter().try_for_each(|socket| socket.listen(backlog))
+    }
+
     /// The socket of each shard, in the order of their numbers.
     pub fn into_shares(self) -> impl Iterator<Item = Listening> {
-        let Bound { rules, local, sockets, mut file } = self;
+        let Bound { rules, local, sockets, mut file, .. } = self;
         sockets.into_iter().map(move |socket| Listening {
             rules: Arc::clone(&rules),
             local: local.clone(),
@@ -124,17 +139,25 @@ fn reason(cause: &io::Error, bind: &Address) -> String {
 pub fn bind(listen: &Listen, shards: usize, backlog: u64) -> Result<Bound, ListenError> {
     let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
     let rules = Arc::clone(&listen.rules);
-    let bound =
-        match &listen.bind {
-            Address::Tcp(address) => bind_tcp(*address, &rules, shards, backlog)
-                .map(|(local, sockets)| Bound { rules, local: local.into(), sockets, file: None }),
-            Address::Unix(path) => bind_unix(path, listen.owner, backlog).map(|(socket, file)| Bound {
+    let bound = match &listen.bind {
+        Address::Tcp(address) => {
+            let begins = listen.takes_over.then_some(backlog);
+            bind_tcp(*address, &rules, shards, backlog, begins.is_some()).map(|(local, sockets)| Bound {
                 rules,
-                local: listen.bind.clone(),
-                sockets: vec![socket],
-                file: Some(file),
-            }),
-        };
+                local: local.into(),
+                sockets,
+                file: None,
+                begins,
+            })
+        }
+        Address::Unix(path) => bind_unix(path, listen.owner, backlog).map(|(socket, file)| Bound {
+            rules,
+            local: listen.bind.clone(),
+            sockets: vec![socket],
+            file: Some(file),
+            begins: None,
+        }),
+    };
     bound.map_err(|cause| ListenError { bind: listen.bind.clone(), cause })
 }
 
@@ -142,12 +165,14 @@ pub fn bind(listen: &Listen, shards: usize, backlog: u64) -> Result<Bound, Liste
 ///
 /// The first socket is bound and listens without SO_REUSEPORT, so a port that another process has
 /// is refused, also if that process is a Grapnel broker. Then SO_REUSEPORT is set on it, and the
-/// other sockets are bound to the same port.
+/// other sockets are bound to the same port. One that `takes_over` an address has SO_REUSEPORT from
+/// the start, and none of its sockets listens yet.
 fn bind_tcp(
     bind: SocketAddr,
     rules: &ListenerRules,
     shards: usize,
     backlog: i32,
+    takes_over: bool,
 ) -> io::Result<(SocketAddr, Vec<Socket>)> {
     let socket_for = |address| {
         let socket = socket_for(address)?;
@@ -155,16 +180,23 @@ fn bind_tcp(
         io::Result::Ok(socket)
     };
     let first = socket_for(bind)?;
+    if takes_over {
+        first.set_reuse_port(true)?;
+    }
     first.bind(&bind.into())?;
-    first.listen(backlog)?;
-    first.set_reuse_port(true)?;
+    if !takes_over {
+        first.listen(backlog)?;
+        first.set_reuse_port(true)?;
+    }
     let local = first.local_addr()?.as_socket().unwrap_or(bind);
     let mut sockets = vec![first];
     for _ in 1..shards {
         let socket = socket_for(local)?;
         socket.set_reuse_port(true)?;
         socket.bind(&local.into())?;
-        socket.listen(backlog)?;
+        if !takes_over {
+            socket.listen(backlog)?;
+        }
         sockets.push(socket);
     }
     Ok((local, sockets))
@@ -274,7 +306,7 @@ mod tests {
             Arc::new(ListenerInfo { name: "test".into(), allow_anonymous: true, ..ListenerInfo::default() });
         let address: SocketAddr = bind.parse().unwrap();
         let rules = Arc::new(ListenerRules::plain(info));
-        Listen { bind: address.into(), owner: FileOwner::default(), rules }
+        Listen { bind: address.into(), owner: FileOwner::default(), rules, takes_over: false }
     }
 
     fn tcp(address: &Address) -> SocketAddr {

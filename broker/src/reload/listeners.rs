@@ -19,6 +19,11 @@ use crate::shard::listeners::Listeners;
 /// # Errors
 /// A sentence with a remedy.
 pub fn bind(listener: &ListenerConfig, config: &Config) -> Result<Bound, String> {
+    bind_beside(listener, config, false)
+}
+
+/// As [`bind`]. `takes_over`: the address is that of a listener that is about to be closed.
+fn bind_beside(listener: &ListenerConfig, config: &Config, takes_over: bool) -> Result<Bound, String> {
     let listen = Listen {
         bind: match &listener.bind {
             Bind::Tcp(address) => Address::Tcp(*address),
@@ -26,6 +31,7 @@ pub fn bind(listener: &ListenerConfig, config: &Config) -> Result<Bound, String>
         },
         owner: owner(&listener.unix)?,
         rules: rules(listener, None)?,
+        takes_over,
     };
     let patience = Duration::from_millis(config.shell_limits.start_retry_ms);
     let in_use = |error: &ListenError| error.is_in_use();
@@ -78,6 +84,10 @@ pub(super) fn prepare(
     open: &[RunningListener],
 ) -> Result<Prepared, ConfigErrors> {
     let (mut steps, mut sentences) = (Vec::new(), Vec::new());
+    let is_gone =
+        |listener: &ListenerConfig| !new.listeners.iter().any(|other| is_same_listener(listener, other));
+    let close = old.listeners.iter().zip(open).filter(|(listener, _)| is_gone(listener));
+    let close: Vec<&RunningListener> = close.map(|(_, running)| running).collect();
     for listener in &new.listeners {
         let before = old.listeners.iter().position(|before| is_same_listener(before, listener));
         match before.and_then(|at| Some((&old.listeners[at], open.get(at)?))) {
@@ -85,7 +95,7 @@ pub(super) fn prepare(
                 Ok(rules) => steps.push(Step::Keep(running.clone(), rules)),
                 Err(sentence) => sentences.push(format!("{}: {sentence}", listener.origin)),
             },
-            None => match bind(listener, new) {
+            None => match take_or_bind(listener, new, &close) {
                 Ok(bound) => steps.push(Step::Open(bound)),
                 Err(sentence) => sentences.push(format!("{}: {sentence}", listener.origin)),
             },
@@ -94,11 +104,34 @@ pub(super) fn prepare(
     if !sentences.is_empty() {
         return Err(ConfigErrors { sentences });
     }
-    let is_gone =
-        |listener: &ListenerConfig| !new.listeners.iter().any(|other| is_same_listener(listener, other));
-    let close = old.listeners.iter().zip(open).filter(|(listener, _)| is_gone(listener));
-    let close = close.map(|(_, running)| Arc::clone(&running.rules.info.name)).collect();
+    let close = close.iter().map(|running| Arc::clone(&running.rules.info.name)).collect();
     Ok(Prepared { steps, close })
+}
+
+/// Binds a listener. It may have the address of one of those that are to be closed.
+fn take_or_bind(
+    listener: &ListenerConfig,
+    config: &Config,
+    close: &[&RunningListener],
+) -> Result<Bound, String> {
+    let Bind::Tcp(wanted) = listener.bind else { return bind(listener, config) };
+    let overlaps = |running: &&&RunningListener| match running.address {
+        Address::Tcp(has) => {
+            let same = has.ip() == wanted.ip() || has.ip().is_unspecified() || wanted.ip().is_unspecified();
+            has.port() == wanted.port() && has.is_ipv4() == wanted.is_ipv4() && same
+        }
+        Address::Unix(_) => false,
+    };
+    let Some(running) = close.iter().find(overlaps) else { return bind(listener, config) };
+    if wanted.ip().is_unspecified() && running.address != Address::Tcp(wanted) {
+        // Bound beside others, it could not be seen that another process has a part of it.
+        return Err(format!(
+            "cannot listen on {wanted} while the listener {} has {}, which this reload would close; remove that one, \
+             reload, add this one, and reload again",
+            running.rules.info.name, running.address
+        ));
+    }
+    bind_beside(listener, config, true)
 }
 
 impl Prepared {
@@ -113,8 +146,11 @@ impl Prepared {
         });
         rename(&changed.collect::<Vec<_>>(), listeners);
         let step = |step: Step| match step {
-            Step::Open(bound) => {
+            Step::Open(mut bound) => {
                 let running = open(&bound);
+                if let Err(error) = bound.begin() {
+                    tracing::error!("listener {}: cannot listen: {error}", running.rules.info.name);
+                }
                 listeners.listen(bound);
                 running
             }

@@ -90,7 +90,7 @@ fn listen(name: &str) -> Listen {
     let info = ListenerInfo { name: name.into(), allow_anonymous: true, ..ListenerInfo::default() };
     let address: SocketAddr = "127.0.0.1:0".parse().unwrap();
     let rules = Arc::new(ListenerRules::plain(Arc::new(info)));
-    Listen { bind: address.into(), owner: FileOwner::default(), rules }
+    Listen { bind: address.into(), owner: FileOwner::default(), rules, takes_over: false }
 }
 
 fn tcp(address: &Address) -> SocketAddr {

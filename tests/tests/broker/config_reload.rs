@@ -234,10 +234,21 @@ fn a_listener_that_is_renamed_keeps_its_port() {
     let address = broker.address();
     let bind = |name: &str| format!("[[listeners]]\nname = \"{name}\"\nbind = \"{address}\"\n");
     // Its port is the system's choice until the file names it; then it is another listener, which
-    // cannot have the port of the first.
-    write(&broker, &bind("other"));
+    // takes the address over if the first one goes.
+    write(&broker, &format!("{FIRST}{}", bind("other")));
     let said = broker.ctl_refused(&["config", "reload"]);
     assert!(said.contains("address in use"), "{said}");
+    let everywhere = format!("0.0.0.0:{}", address.port());
+    write(&broker, &format!("[[listeners]]\nbind = \"{everywhere}\"\n"));
+    let said = broker.ctl_refused(&["config", "reload"]);
+    assert!(said.contains("remove that one, reload, add this one"), "{said}");
+    write(&broker, &bind("other"));
+    broker.ctl_json(&["config", "reload"]);
+    assert_eq!(listeners(&broker), [("other".to_owned(), address)]);
+    Client::hello(&broker, Version::V5, "there").ping();
+    write(&broker, FIRST);
+    broker.ctl_json(&["config", "reload"]);
+    wait_until_closed(address);
     let fixed = TcpListener::bind("127.0.0.1:0").unwrap();
     let free = fixed.local_addr().unwrap();
     drop(fixed);
