@@ -1,6 +1,5 @@
 //! The clients of a shard: network connections, and sessions by key and by client identifier.
 
-use std::net::{IpAddr, SocketAddr};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
@@ -8,7 +7,7 @@ use ids::ClientIds;
 
 use crate::id::{ConnKey, SessionKey};
 use crate::ledger::Holders;
-use crate::session::{Host, Session, host_of};
+use crate::session::{Entrance, Session};
 use crate::totals::Totals;
 use crate::traces::Traces;
 
@@ -22,6 +21,10 @@ mod weight;
 pub(crate) use connection::Connection;
 use waiting::Waiting;
 
+/// Maximum number of entrances that clients share: one for each address of each listener. Beyond it,
+/// as where a proxy tells many addresses, each client has one of its own and is charged for it.
+const ENTRANCES_MAX: usize = 16;
+
 /// The network connections of a shard, and the recorded packets of traced clients.
 #[derive(Debug)]
 pub(crate) struct Connections {
@@ -33,8 +36,8 @@ pub(crate) struct Connections {
     /// Whether new connections are refused.
     draining: bool,
     traces: Traces,
-    /// The broker's address of the last connection as text, because most connections have the same.
-    local: Option<(IpAddr, Host)>,
+    /// The entrances that clients share, at most [`ENTRANCES_MAX`].
+    entrances: Vec<Arc<Entrance>>,
 }
 
 impl Connections {
@@ -45,18 +48,28 @@ impl Connections {
             totals,
             draining: false,
             traces: Traces::new(hasher.clone()),
-            local: None,
+            entrances: Vec::new(),
         }
     }
 
-    /// The host of the broker's address on a connection as text; empty for none.
-    #[inline]
-    pub(crate) fn local_host(&mut self, address: Option<SocketAddr>) -> Host {
-        let Some(ip) = address.map(|address| address.ip()) else { return Host::new() };
-        match &self.local {
-            Some((last, host)) if *last == ip => host.clone(),
-            _ => self.local.insert((ip, host_of(address))).1.clone(),
+    /// Where a connection whose CONNECT was not accepted has entered the broker.
+    pub(crate) fn entrance(&mut self, key: ConnKey) -> Option<Arc<Entrance>> {
+        let peer = self.table.get(key)?.peer()?;
+        let is_same =
+            |known: &&Arc<Entrance>| known.listener == peer.listener.name && known.local.get() == peer.local;
+        if let Some(known) = self.entrances.iter().find(is_same) {
+            return Some(Arc::clone(known));
         }
+        // Those of listeners that are gone, or of addresses that nobody uses any more.
+        if self.entrances.len() == ENTRANCES_MAX {
+            self.entrances.retain(|known| Arc::strong_count(known) > 1);
+        }
+        let is_shared = self.entrances.len() < ENTRANCES_MAX;
+        let entrance = Arc::new(Entrance::new(Arc::clone(&peer.listener.name), peer.local, is_shared));
+        if is_shared {
+            self.entrances.push(Arc::clone(&entrance));
+        }
+        Some(entrance)
     }
 
     /// Shares the counts with all shards of the process. To be called before the first connection.

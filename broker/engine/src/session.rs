@@ -33,7 +33,7 @@ pub mod subscriptions;
 pub use behalf::{Behalf, BehalfKind};
 pub use delivery::Delivery;
 pub use ending::{End, EndCause, EndReason, LifecycleState, Will};
-pub use identity::{Host, Identity, Principal, host_of};
+pub use identity::{Address, Entrance, Identity, Principal};
 pub use inflight::{Inflight, Outgoing, Phase};
 pub use publish::{PublishSlot, Source, Stage, Storage};
 pub use queue::Queue;
@@ -217,8 +217,8 @@ pub struct Session {
     pub readers: Option<Box<Readers>>,
     /// Deliveries that are authorized one by one, if a plugin requests that.
     pub deliveries: Option<Box<crate::session::deliveries::Deliveries>>,
-    /// Messages dropped for this session.
-    pub dropped: u64,
+    /// Messages dropped for this session; the count stops at the maximum.
+    pub dropped: u32,
     /// The pool of the shard in which its messages are counted.
     pub pool: Pool,
     /// What few sessions have.

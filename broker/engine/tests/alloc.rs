@@ -278,10 +278,10 @@ fn a_publish_allocates_nothing_for_open_readers() {
 const CLIENTS: u64 = 4096;
 
 /// The most bytes that an idle client may take in the engine.
-const IDLE_BYTES_MAX: u64 = 900;
+const IDLE_BYTES_MAX: u64 = 640;
 
 /// The most bytes that its only subscription may add.
-const SUBSCRIPTION_BYTES_MAX: u64 = 480;
+const SUBSCRIPTION_BYTES_MAX: u64 = 270;
 
 /// What a client takes in the engine that does nothing but stay connected, and what a subscription
 /// adds. The client identifier has 11 bytes and the filter 10.

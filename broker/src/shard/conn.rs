@@ -1,6 +1,7 @@
 //! A connection of the shell: its socket, its read buffer, and its phase. The MQTT state is in the
 //! engine alone.
 
+use std::num::NonZeroU64;
 use std::os::fd::BorrowedFd;
 
 use grapnel_engine::id::{ConnKey, ShardId};
@@ -88,7 +89,7 @@ pub(crate) struct Conn {
     sent_bytes: u64,
     /// Set while its socket is full.
     pub full: Option<Box<Full>>,
-    alarm_ms: Option<u64>,
+    alarm_ms: Option<NonZeroU64>,
 }
 
 impl Conn {
@@ -134,15 +135,18 @@ impl Conn {
 
     /// Sets the time at which the turn checks the connection; replaces the earlier alarm.
     pub fn set_alarm(&mut self, token: Token, at_ms: u64, alarms: &mut Alarms) {
-        if self.alarm_ms != Some(at_ms) {
-            self.alarm_ms = Some(at_ms);
+        // One millisecond more or less is the same; 0 would take twice the memory.
+        let at = NonZeroU64::MIN.saturating_add(at_ms.saturating_sub(1));
+        let at_ms = at.get();
+        if self.alarm_ms != Some(at) {
+            self.alarm_ms = Some(at);
             alarms.set(Alarm { at_ms, token, serial: self.serial });
         }
     }
 
     /// Whether a due alarm is the connection's current one, which is then cleared.
     pub fn take_alarm(&mut self, alarm: &Alarm) -> bool {
-        let own = self.serial == alarm.serial && self.alarm_ms == Some(alarm.at_ms);
+        let own = self.serial == alarm.serial && self.alarm_ms == NonZeroU64::new(alarm.at_ms);
         if own {
             self.alarm_ms = None;
         }

@@ -22,7 +22,7 @@ const DECODED_KEPT_BYTES: usize = 256 << 10;
 impl State {
     /// Decodes a chunk, or what is held, and offers the result.
     pub(super) fn decode(&mut self, token: Token, chunk: Option<&Chunk>) {
-        let conn = &mut *self.conns[token];
+        let conn = &mut self.conns[token];
         let Some(mut layered) = conn.layered.take() else { return };
         let waits = !layered.identified
             && (self.handshake_steps == 0 || (chunk.is_some() && self.held_handshakes > 0));
@@ -64,7 +64,7 @@ impl State {
 
     /// Tells the engine what the layers know of the peer.
     fn identify(&mut self, token: Token) -> Result<(), LayerError> {
-        let conn = &mut *self.conns[token];
+        let conn = &mut self.conns[token];
         let (Some(layered), Some(peer)) = (conn.layered.as_mut(), conn.peer.as_ref()) else { return Ok(()) };
         let peer = layered.identify((**peer).clone())?;
         layered.identified = true;
@@ -82,7 +82,7 @@ impl State {
     }
 
     fn offer_decoded(&mut self, token: Token, decoded: &[u8], count: u64) {
-        let conn = &mut *self.conns[token];
+        let conn = &mut self.conns[token];
         match &mut conn.phase {
             Phase::Serving if conn.reading == Reading::Reading && !conn.resumed => {
                 self.offer(token, &Input::Decoded(decoded), count);

@@ -154,7 +154,7 @@ impl State {
         }
         for key in keys.drain(..) {
             let Some(token) = self.token(key) else { continue };
-            let conn = &mut *self.conns[token];
+            let conn = &mut self.conns[token];
             let unread_bytes = net::unread_bytes(self.driver.fd(conn.socket));
             let held_bytes = conn.layered.as_ref().map_or(0, |layered| layered.held.len() as u64);
             let untaken_bytes = self.driver.untaken_bytes(conn.socket);
@@ -188,7 +188,7 @@ impl State {
     /// the turn ends the connection if that takes too long.
     pub(super) fn linger_with(&mut self, token: Token, outbound: Outbound) {
         self.set_phase(token, Phase::Lingering(Box::new(Linger::new(outbound))));
-        let conn = &mut *self.conns[token];
+        let conn = &mut self.conns[token];
         conn.read_buffer = ReadBuffer::default();
         conn.peer = None;
         let until_ms = self.now.mono_ms + self.config.limits.linger_ms;
@@ -198,7 +198,7 @@ impl State {
 
     /// Sends the bytes of a connection, unless its socket is full.
     fn flush_conn(&mut self, token: Token, key: ConnKey) {
-        let conn = &mut *self.conns[token];
+        let conn = &mut self.conns[token];
         if conn.full.is_some() {
             return;
         }
@@ -218,7 +218,7 @@ impl State {
 
     /// Called when the socket did not take all bytes, after it had room.
     pub(super) fn is_full(&mut self, token: Token) {
-        let conn = &mut *self.conns[token];
+        let conn = &mut self.conns[token];
         self.driver.want_room(conn.socket);
         let taken_bytes = conn.taken_bytes(self.driver.fd(conn.socket));
         conn.full = Some(Box::new(Full { since_ms: self.now.mono_ms, taken_bytes }));
@@ -260,7 +260,7 @@ impl State {
         let limits = &self.config.limits;
         let (timeout_ms, bytes_min) = (limits.write_stall_timeout_ms, limits.write_stall_bytes_min);
         let now_ms = self.now.mono_ms;
-        let conn = &mut *self.conns[token];
+        let conn = &mut self.conns[token];
         let mut since_ms = full.since_ms;
         if since_ms + timeout_ms <= now_ms {
             let taken_bytes = conn.taken_bytes(self.driver.fd(conn.socket));

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use grapnel_engine::chunk_table::ChunkTable;
 use grapnel_engine::id::{ConnKey, ShardId};
 use grapnel_engine::log_rate::LogRate;
 use grapnel_engine::shard::{Closing, Envelope, Peer, Shard};
@@ -23,7 +24,7 @@ use super::read_buffer::ReadBuffer;
 use crate::net::ListenerPlace;
 use crate::rt::{BufferSizes, Driver, Io, Wakeup};
 
-/// Number of free entries up to which tables of connections do not shrink.
+/// Number of free entries up to which the table of keys does not shrink.
 const SPARE_PLACES: usize = 1024;
 
 /// A connection that comes to a shard: from a listener, or from the shard that accepted it.
@@ -82,7 +83,7 @@ pub(crate) struct State {
     pub(super) engine: Shard,
     pub(super) config: ShardConfig,
     pub(super) now: Now,
-    pub(super) conns: Slab<Box<Conn>>,
+    pub(super) conns: ChunkTable<Conn>,
     /// By the index of the engine's connection table.
     pub(super) by_key: Vec<Keyed>,
     next_serial: u32,
@@ -144,7 +145,7 @@ impl State {
         Ok(State {
             engine,
             now: config.clock.now(),
-            conns: Slab::new(),
+            conns: ChunkTable::default(),
             by_key: Vec::new(),
             next_serial: 0,
             listed: VecDeque::new(),
@@ -209,10 +210,9 @@ impl State {
         let Some(key) = self.engine.open(peer) else { return };
         self.next_serial = self.next_serial.wrapping_add(1);
         let rest = ReadBuffer::brought(unread.unwrap_or_default());
-        let entry = self.conns.vacant_entry();
-        let token = entry.key();
-        let socket = self.driver.add(socket, token);
-        let conn = entry.insert(Box::new(Conn::new(socket, key, self.next_serial, rest)));
+        let (driver, serial) = (&mut self.driver, self.next_serial);
+        let token = self.conns.insert_with(|token| Conn::new(driver.add(socket, token), key, serial, rest));
+        let conn = &mut self.conns[token];
         (conn.peer, conn.layered, conn.place) = (kept, layered, place);
         self.engine.charge_read_buffer(key, conn.memory());
         if handshake {
@@ -231,7 +231,7 @@ impl State {
 
     /// Continues a connection soon.
     pub(super) fn list(&mut self, token: Token) {
-        let conn = &mut *self.conns[token];
+        let conn = &mut self.conns[token];
         if !std::mem::replace(&mut conn.listed, true) {
             self.listed.push_back(token);
         }
@@ -287,21 +287,17 @@ impl State {
     }
 
     /// Removes a connection from the tables. Its socket stays with the driver.
-    pub(super) fn take(&mut self, token: Token) -> Box<Conn> {
+    pub(super) fn take(&mut self, token: Token) -> Conn {
         self.forget_key(token);
         self.set_phase(token, Phase::Ended);
         self.end_handshake(token);
-        let conn = self.conns.remove(token);
-        if self.conns.is_empty() && self.conns.capacity() > SPARE_PLACES {
-            self.conns = Slab::new();
-        }
-        conn
+        self.conns.take(token).expect("it was there one line above")
     }
 
     /// Sets the phase of a connection and counts its last bytes. Beyond `closing_bytes_max` the
     /// last bytes are dropped.
     pub(super) fn set_phase(&mut self, token: Token, mut phase: Phase) {
-        let conn = &mut *self.conns[token];
+        let conn = &mut self.conns[token];
         let mut closing_bytes = self.closing_bytes - conn.phase.bytes();
         if (closing_bytes + phase.bytes()) as u64 > self.config.limits.closing_bytes_max
             && let Phase::Lingering(linger) = &mut phase

@@ -6,8 +6,8 @@ use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use grapnel_tests::bystander::resident;
-use grapnel_tests::flood::{known, pour};
-use grapnel_tests::{Broker, Client, Connect, PATIENCE, Socket, Version, scenario};
+use grapnel_tests::flood::{allow_open_files, known, pour};
+use grapnel_tests::{Broker, Client, Connect, PATIENCE, Socket, Subscribe, Version, scenario};
 
 /// Memory of the broker's process, MiB.
 fn resident_mib(broker: &Broker) -> u64 {
@@ -143,4 +143,62 @@ scenario! {
         }
         reader.ping();
     }
+}
+
+/// Idle clients of the test of their memory.
+const IDLE_CLIENTS: u64 = 4000;
+
+/// Memory that an idle client may take, bytes. It is measured to be about 900; what the allocator
+/// and the system round up is in the rest.
+const IDLE_BYTES_MAX: u64 = 1280;
+
+/// The same for a client with one subscription; about 1150.
+const SUBSCRIBED_BYTES_MAX: u64 = 1600;
+
+/// Memory that belongs to the broker alone, bytes: the kernel's count for its process without
+/// mapped files.
+fn anonymous(broker: &Broker) -> u64 {
+    let process = broker.process().id();
+    let rollup = std::fs::read_to_string(format!("/proc/{process}/smaps_rollup")).unwrap();
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
+/// One shard, because on many shards there are more tables that are not full.
+fn idle_clients_take_little(driver: &str) {
+    allow_open_files(IDLE_CLIENTS + 256);
+    let Some(broker) = Broker::builder()
+        .grapnel_only()
+        .config(&format!("[runtime]\nio = \"{driver}\""))
+        .start_with_shards(1)
+    else {
+        return;
+    };
+    let each = |clients: &[TcpStream], before| (anonymous(&broker) - before) / clients.len() as u64;
+    drop(known(&broker, "first"));
+    let before = anonymous(&broker);
+    let mut clients: Vec<TcpStream> =
+        (0..IDLE_CLIENTS).map(|number| known(&broker, &format!("idle-{number:05}"))).collect();
+    let idle = each(&clients, before);
+    for (number, client) in clients.iter_mut().enumerate() {
+        let subscribe = Subscribe::to(&format!("idle/{number:05}"), 0);
+        client.write_all(&subscribe.encode(Version::V311, 1)).unwrap();
+        let mut suback = [0; 5];
+        client.read_exact(&mut suback).unwrap();
+        assert_eq!(suback, [0x90, 3, 0, 1, 0]);
+    }
+    let subscribed = each(&clients, before);
+    eprintln!("{idle} bytes for an idle client, {subscribed} with a subscription");
+    assert!(idle <= IDLE_BYTES_MAX, "{idle} bytes for an idle client");
+    assert!(subscribed <= SUBSCRIBED_BYTES_MAX, "{subscribed} bytes for a client with a subscription");
+}
+
+#[test]
+fn idle_clients_take_little_memory_with_epoll() {
+    idle_clients_take_little("epoll");
+}
+
+#[test]
+fn idle_clients_take_little_memory_with_the_preferred_driver() {
+    idle_clients_take_little("auto");
 }

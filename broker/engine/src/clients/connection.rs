@@ -21,14 +21,32 @@ use crate::session::Identity;
 use crate::timer::Timer;
 
 /// The state of a connection.
-#[derive(Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum State {
     /// Only CONNECT is valid [MQTT-3.1.0-1].
     New,
-    /// Its CONNECT is not decided yet.
-    Admitting(Box<Admission>),
+    /// Its CONNECT is not decided yet; [`Handshake::admission`] is set.
+    Admitting,
     /// CONNECT was accepted.
     Live,
+}
+
+/// What a connection has until its CONNECT is accepted. After that only clients with an
+/// authentication method have it, because they may authenticate again.
+#[derive(Debug, Default)]
+pub(crate) struct Handshake {
+    /// What is known of it below MQTT, until its CONNECT is accepted. Then the identity has all that
+    /// is still needed.
+    pub(crate) peer: Option<Peer>,
+    /// A CONNECT that is not decided.
+    pub(crate) admission: Option<Box<Admission>>,
+    /// Deadline for the CONNECT or the next AUTH of the client, monotonic milliseconds; `None` if
+    /// none is due.
+    pub(crate) packet_due_ms: Option<u64>,
+    /// Authentication method of CONNECT.
+    pub(crate) auth_method: Option<Box<str>>,
+    /// A re-authentication, if one is going on.
+    pub(crate) renewal: Option<Box<Renewal>>,
 }
 
 /// Topic aliases of an MQTT 5 connection in both directions (section 3.3.2.3.4), from the first one
@@ -76,9 +94,8 @@ pub(crate) struct Watch {
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) key: ConnKey,
-    /// What is known of it below MQTT, until its CONNECT is accepted. Then the identity has all that
-    /// is still needed.
-    pub(crate) peer: Option<Box<Peer>>,
+    /// What it needs only until it is let in, and to authenticate again.
+    handshake: Option<Box<Handshake>>,
     pub(crate) state: State,
     pub(crate) version: Version,
     pub(crate) session: Option<SessionKey>,
@@ -97,9 +114,6 @@ pub(crate) struct Connection {
     pub(crate) overdue: bool,
     /// Whether its keep alive is over; then the timer is not armed.
     pub(crate) silent: bool,
-    /// Deadline for the CONNECT or the next AUTH of the client, monotonic milliseconds; `None` if
-    /// none is due.
-    pub(crate) packet_due_ms: Option<u64>,
     /// The timer that checks whether the client is late or silent.
     pub(crate) watch: Option<Watch>,
     /// When a packet was last received, monotonic milliseconds.
@@ -125,25 +139,73 @@ pub(crate) struct Connection {
     pub(crate) traced: bool,
     /// Whether its client sees topics without their mount point, which its identity has.
     pub(crate) is_mounted: bool,
-    /// Authentication method of CONNECT.
-    pub(crate) auth_method: Option<Box<str>>,
-    /// A re-authentication, if one is going on.
-    pub(crate) renewal: Option<Box<Renewal>>,
 }
 
 impl Connection {
     /// The ticket for which its CONNECT or its re-authentication waits.
     pub(crate) fn ticket(&self) -> Option<Ticket> {
-        match &self.state {
-            State::Admitting(admission) => admission.ticket(),
-            State::New | State::Live => self.renewal.as_ref()?.ticket(),
+        match self.admission() {
+            Some(admission) => admission.ticket(),
+            None => self.handshake()?.renewal.as_ref()?.ticket(),
+        }
+    }
+
+    /// What it needs until it is let in, and to authenticate again; `None` if it needs nothing of
+    /// that.
+    #[inline]
+    pub(crate) fn handshake(&self) -> Option<&Handshake> {
+        self.handshake.as_deref()
+    }
+
+    /// The same, to change.
+    #[inline]
+    pub(crate) fn handshake_mut(&mut self) -> Option<&mut Handshake> {
+        self.handshake.as_deref_mut()
+    }
+
+    /// The same, to set something of it.
+    pub(crate) fn set_handshake(&mut self) -> &mut Handshake {
+        self.handshake.get_or_insert_default()
+    }
+
+    /// Its CONNECT was accepted, with this authentication method.
+    pub(crate) fn let_in(&mut self, auth_method: Option<&str>) {
+        self.state = State::Live;
+        // The identity has what is needed of the peer.
+        self.handshake = auth_method
+            .map(|method| Box::new(Handshake { auth_method: Some(method.into()), ..Handshake::default() }));
+    }
+
+    /// What is known of it below MQTT, until its CONNECT is accepted.
+    pub(crate) fn peer(&self) -> Option<&Peer> {
+        self.handshake()?.peer.as_ref()
+    }
+
+    /// Its CONNECT, if that is not decided.
+    pub(crate) fn admission(&self) -> Option<&Admission> {
+        self.handshake()?.admission.as_deref()
+    }
+
+    fn packet_due_ms(&self) -> Option<u64> {
+        self.handshake()?.packet_due_ms
+    }
+
+    /// Whether its CONNECT or AUTH is due at this time, monotonic milliseconds.
+    pub(crate) fn is_packet_due(&self, due_ms: u64) -> bool {
+        self.packet_due_ms() == Some(due_ms)
+    }
+
+    /// The CONNECT or AUTH that was due has come.
+    pub(crate) fn packet_came(&mut self) {
+        if let Some(handshake) = self.handshake_mut() {
+            handshake.packet_due_ms = None;
         }
     }
 
     pub(crate) fn new(key: ConnKey, peer: Peer, now_ms: u64, receive_bytes_max: u32) -> Connection {
         Connection {
             key,
-            peer: Some(Box::new(peer)),
+            handshake: Some(Box::new(Handshake { peer: Some(peer), ..Handshake::default() })),
             state: State::New,
             version: Version::V311,
             session: None,
@@ -155,7 +217,6 @@ impl Connection {
             taken_ms: now_ms,
             overdue: false,
             silent: false,
-            packet_due_ms: None,
             watch: None,
             last_received_ms: now_ms,
             silence_max_ms: 0,
@@ -169,15 +230,13 @@ impl Connection {
             aliases: None,
             traced: false,
             is_mounted: false,
-            auth_method: None,
-            renewal: None,
         }
     }
 
     /// The client's address without its port; `None` for a client of a Unix socket, and once CONNECT
     /// is accepted.
     pub(crate) fn address(&self) -> Option<IpAddr> {
-        self.peer.as_ref()?.address()
+        self.peer()?.address()
     }
 
     /// Whether it is not read.
@@ -200,7 +259,7 @@ impl Connection {
 
     /// Whether the client is late with its CONNECT or AUTH.
     pub(crate) fn is_late(&self, now_ms: u64) -> bool {
-        self.packet_due_ms.is_some_and(|due_ms| now_ms >= due_ms)
+        self.packet_due_ms().is_some_and(|due_ms| now_ms >= due_ms)
     }
 
     /// Whether the client has sent nothing for too long. The time does not count while the broker
@@ -216,7 +275,7 @@ impl Connection {
     pub(crate) fn next_check_ms(&self, now_ms: u64) -> Option<u64> {
         let since_ms = if self.is_paused() { now_ms } else { self.last_received_ms };
         let silent_ms = (self.silence_max_ms > 0).then_some(since_ms + u64::from(self.silence_max_ms));
-        match (self.packet_due_ms, silent_ms) {
+        match (self.packet_due_ms(), silent_ms) {
             (Some(packet_ms), Some(silent_ms)) => Some(packet_ms.min(silent_ms)),
             (one, other) => one.or(other),
         }

@@ -1,8 +1,7 @@
 //! Bytes that a connection and a session are charged for.
 
-use crate::clients::connection::{Connection, State};
+use crate::clients::connection::{Connection, Handshake};
 use crate::clock::TIMER_BYTES;
-use crate::interface::Peer;
 use crate::ledger::{Holder, IN_FLIGHT, OUTBOUND, QUEUE, READ, SLOTS, Weight};
 use crate::limits::Limits;
 use crate::session::{Phase, Session};
@@ -34,9 +33,9 @@ impl Holder for Connection {
 impl Connection {
     /// Bytes that do not depend on the client.
     fn fixed_bytes(&self) -> usize {
-        let peer = if self.peer.is_some() { size_of::<Peer>() } else { 0 };
+        let handshake = if self.handshake().is_some() { size_of::<Handshake>() } else { 0 };
         let watch = if self.watch.is_some() { TIMER_BYTES } else { 0 };
-        size_of::<Connection>() + peer + watch
+        size_of::<Connection>() + handshake + watch
     }
 
     /// Bytes of an undecided CONNECT, of a re-authentication, and of topic aliases.
@@ -50,18 +49,18 @@ impl Connection {
     }
 
     fn own_bytes_but_aliases(&self) -> usize {
-        let admission = match &self.state {
-            State::Admitting(admission) => admission.bytes(),
-            State::New | State::Live => 0,
-        };
-        let renewal = self.renewal.as_ref().map_or(0, |renewal| renewal.bytes());
         // With a session, the session is charged for the identity of the client.
         let identity = self.identity.as_ref().filter(|_| self.session.is_none());
-        let method = self.auth_method.as_ref().map_or(0, |method| method.len());
-        let tls = self.peer.as_ref().filter(|_| self.identity.is_none()).and_then(|peer| peer.tls.as_ref());
+        let identity = identity.map_or(0, |identity| identity.bytes());
+        let Some(handshake) = self.handshake() else { return identity };
+        let admission = handshake.admission.as_ref().map_or(0, |admission| admission.bytes());
+        let renewal = handshake.renewal.as_ref().map_or(0, |renewal| renewal.bytes());
+        let method = handshake.auth_method.as_ref().map_or(0, |method| method.len());
+        let tls =
+            handshake.peer.as_ref().filter(|_| self.identity.is_none()).and_then(|peer| peer.tls.as_ref());
         // Before CONNECT, the connection has them alone.
         let told = tls.map_or(0, |tls| tls.bytes());
-        admission + renewal + method + told + identity.map_or(0, |identity| identity.bytes())
+        admission + renewal + method + told + identity
     }
 }
 
@@ -132,16 +131,16 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::{Host, Identity, Inflight, Queue, Slots, Subscriptions};
+    use crate::session::{Address, Identity, Inflight, Queue, Slots, Subscriptions};
 
     /// Every idle client has one of each. Parts that few clients use belong behind a pointer.
     #[test]
     fn what_every_client_has_stays_small() {
         for (name, bytes, most) in [
-            ("Connection", size_of::<Connection>(), 184),
-            ("Session", size_of::<Session>(), 200),
-            ("Identity", size_of::<Identity>(), 240),
-            ("Host", size_of::<Host>(), 24),
+            ("Connection", size_of::<Connection>(), 128),
+            ("Session", size_of::<Session>(), 192),
+            ("Identity", size_of::<Identity>(), 144),
+            ("Address", size_of::<Address>(), 24),
             ("Inflight", size_of::<Inflight>(), 16),
             ("Queue", size_of::<Queue>(), 8),
             ("Slots", size_of::<Slots>(), 16),

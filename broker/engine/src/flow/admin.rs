@@ -14,8 +14,8 @@ fn summary(parts: &Parts, session: &Session) -> ClientSummary {
         client_id: identity.client_id.to_string(),
         username: identity.username.as_deref().map(str::to_owned),
         connected: session.conn.is_some(),
-        peer: session.conn.and(identity.peer),
-        listener: session.conn.map(|_| Arc::clone(&identity.listener)),
+        peer: session.conn.and(identity.peer.get()),
+        listener: session.conn.map(|_| Arc::clone(&identity.entrance.listener)),
         transport: session.conn.and(identity.transport),
         tls: session.conn.and(identity.tls.clone()),
         protocol: identity.version.level(),
@@ -73,7 +73,7 @@ pub(crate) fn client(parts: &Parts, client_id: &str) -> Option<ClientDetails> {
             + lines
             + behalf.pages_bytes_of(client_id),
         reading: conn.map(|conn| conn.reading),
-        dropped: session.dropped,
+        dropped: u64::from(session.dropped),
         created_at_ms: session.created_wall_ms,
     })
 }

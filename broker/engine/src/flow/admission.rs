@@ -55,7 +55,7 @@ pub(crate) fn admit(
     }
     let limits = &parts.setup.limits;
     let (max, address_max) = (limits.connects_pending_max, limits.connects_pending_per_address_max);
-    let address = identity.peer.map(|peer| peer.ip());
+    let address = identity.peer.get().map(|peer| peer.ip());
     if let Err(busy) = parts.connections.waiting().has_room(address, max, address_max) {
         return refuse_busy(parts, key, address, busy);
     }
@@ -245,7 +245,8 @@ fn suspend_admission(
     admission.packet.get_or_insert_with(|| Rc::new(OwnedConnect::of(connect)));
     let by_client = admission.step == Step::Client;
     let Some(conn) = parts.connections.get_mut(key) else { return Handled::Closed };
-    conn.state = State::Admitting(Box::new(admission));
+    conn.state = State::Admitting;
+    conn.set_handshake().admission = Some(Box::new(admission));
     if !by_client {
         conn.pause(Pause::Admission);
     }
@@ -261,11 +262,10 @@ fn suspend_admission(
 
 fn take_admission(parts: &mut Parts, key: ConnKey) -> Option<Admission> {
     let conn = parts.connections.get_mut(key)?;
-    if !matches!(conn.state, State::Admitting(_)) {
-        return None;
-    }
-    let State::Admitting(admission) = std::mem::replace(&mut conn.state, State::New) else { return None };
-    conn.packet_due_ms = None;
+    let handshake = conn.handshake_mut()?;
+    let admission = handshake.admission.take()?;
+    handshake.packet_due_ms = None;
+    conn.state = State::New;
     let peer = conn.address();
     parts.connections.waiting().ends(peer);
     Some(*admission)
@@ -273,9 +273,7 @@ fn take_admission(parts: &mut Parts, key: ConnKey) -> Option<Admission> {
 
 /// Takes a deferred verdict on a CONNECT; `None` if its deadline has passed.
 pub(crate) fn admission_answered(parts: &mut Parts, key: ConnKey, ticket: &OpenTicket, answer: Answer<'_>) {
-    let Some(State::Admitting(admission)) = parts.connections.get(key).map(|conn| &conn.state) else {
-        return;
-    };
+    let Some(admission) = parts.connections.get(key).and_then(|conn| conn.admission()) else { return };
     if !admission.suspended.waits_for(ticket.number) {
         return;
     }
@@ -372,7 +370,7 @@ fn authenticated(
     let conn = parts.connections.get(key).ok_or((ReasonCode::UNSPECIFIED_ERROR, None))?;
     // No link has decided: the listener decides. With links mounted, a user name that none accepts
     // is unknown.
-    let allowed = conn.peer.as_ref().is_some_and(|peer| peer.listener.allow_anonymous);
+    let allowed = conn.peer().is_some_and(|peer| peer.listener.allow_anonymous);
     let welcome = allowed && (nameless || !guarded);
     // The operator has said in the listener's settings that the certificate is the login. Links may
     // refuse it, and a fault of one does too; none has to repeat it.
@@ -431,7 +429,7 @@ pub(crate) fn on_auth(parts: &mut Parts, key: ConnKey, auth: &Auth<'_>) -> Resul
     parts.counters.packets_auth_received += 1;
     let Some(conn) = parts.connections.get(key) else { return Ok(()) };
     match conn.state {
-        State::Admitting(_) => next_round(parts, key, auth),
+        State::Admitting => next_round(parts, key, auth),
         _ => renewal::on_auth(parts, key, auth),
     }
 }

@@ -19,7 +19,7 @@ use crate::packet::{
 };
 use crate::parts::{ChainContext, Parts};
 use crate::reason::ReasonCode;
-use crate::session::{EndCause, Identity, host_of};
+use crate::session::{Address, EndCause, Entrance, Identity};
 
 fn grants(parts: &Parts) -> Grants {
     let limits = &parts.setup.limits;
@@ -154,7 +154,7 @@ pub(crate) fn refuse(parts: &mut Parts, key: ConnKey, reason: ReasonCode, text: 
             push_property(&mut section, Property::ReasonString(text));
         }
         let stranger = |peer: &Peer| Rc::new(conn.stranger(peer, parts.clock.now().wall_ms));
-        if let Some(identity) = conn.identity.clone().or_else(|| conn.peer.as_deref().map(stranger)) {
+        if let Some(identity) = conn.identity.clone().or_else(|| conn.peer().map(stranger)) {
             let section = run_connack(parts, &identity, reason, false, section.into());
             let code = if v5 { reason.0 } else { reason.connack_v3() };
             send_connack(parts, key, false, code, &section);
@@ -183,11 +183,8 @@ impl crate::clients::connection::Connection {
             is_certified: peer.username.is_some(),
             superuser: false,
             anonymous: true,
-            peer: peer.peer,
-            peer_host: host_of(peer.peer),
-            local: peer.local,
-            local_host: host_of(peer.local),
-            listener: Arc::clone(&peer.listener.name),
+            peer: Address::new(peer.peer),
+            entrance: Entrance::own(Arc::clone(&peer.listener.name), peer.local),
             transport: Some(peer.listener.transport),
             tls: peer.tls.clone(),
             version: self.version,

@@ -23,7 +23,7 @@ use crate::mount_point::{Mount, MountError};
 use crate::packet::{Connect, PACKET_BYTES_MAX, Properties, Property, PropertyId, Version, push_property};
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
-use crate::session::{EndReason, Identity, LifecycleState, Session, Will, host_of};
+use crate::session::{Address, EndReason, Identity, LifecycleState, Session, Will};
 use crate::{codec, topic};
 
 /// The properties of CONNECT that are stored for hooks, without the authentication properties.
@@ -89,20 +89,16 @@ pub(crate) fn identity_of(
         _ => granted_expiry(limits.session_expiry_v3_s as u32, u64::from(u32::MAX)),
     };
     let now = parts.clock.now();
-    let local = parts.connections.get(key)?.peer.as_ref()?.local;
-    let local_host = parts.connections.local_host(local);
-    let peer = parts.connections.get(key)?.peer.as_ref()?;
+    let entrance = parts.connections.entrance(key)?;
+    let peer = parts.connections.get(key)?.peer()?;
     let username = peer.username.as_deref().or(connect.username);
     Some(Identity {
         client_id,
         username: username.map(Box::from),
         is_certified: peer.username.is_some(),
         superuser: false,
-        peer: peer.peer,
-        peer_host: host_of(peer.peer),
-        local,
-        local_host,
-        listener: Arc::clone(&peer.listener.name),
+        peer: Address::new(peer.peer),
+        entrance,
         transport: Some(peer.listener.transport),
         tls: peer.tls.clone(),
         version: connect.version,
@@ -313,11 +309,8 @@ fn attach_connection(
     granted: &Properties<'_>,
 ) -> Option<()> {
     let conn = parts.connections.get_mut(key)?;
-    conn.state = State::Live;
-    // The identity has what is needed of it.
-    conn.peer = None;
+    conn.let_in(connect.properties.auth_method());
     conn.identity = Some(Rc::clone(identity));
-    conn.auth_method = connect.properties.auth_method().map(Box::from);
     // An overdue CONNECT has been answered.
     conn.overdue = false;
     // From here on any packet is accepted.
@@ -326,7 +319,7 @@ fn attach_connection(
     conn.is_mounted = identity.mount.is_some();
     conn.last_received_ms = parts.clock.now().mono_ms;
     conn.silence_max_ms = u32::from(identity.keep_alive_s) * 1500;
-    reading::watch(&mut parts.clock, conn);
+    reading::watch_anew(&mut parts.clock, conn);
     if connect.version.is_v5() {
         let theirs = Properties::from_encoded(&identity.properties).topic_alias_maximum().unwrap_or(0);
         conn.receive_maximum = granted.receive_maximum().unwrap_or(u16::MAX);
@@ -428,9 +421,11 @@ pub(crate) fn open(parts: &mut Parts, peer: Peer) -> Option<ConnKey> {
     // Before it is admitted, its packets are limited to the size of a CONNECT.
     let bytes_max = parts.setup.limits.packet_bytes_max.min(parts.setup.limits.connect_bytes_max) as u32;
     let reason_strings = parts.setup.limits.choices.reason_strings;
-    let key = parts
-        .connections
-        .insert_with(|key| Connection { reason_strings, ..Connection::new(key, peer, now_ms, bytes_max) });
+    let key = parts.connections.insert_with(|key| {
+        let mut conn = Connection::new(key, peer, now_ms, bytes_max);
+        conn.reason_strings = reason_strings;
+        conn
+    });
     reading::expect_packet(parts, key);
     Some(key)
 }
@@ -439,9 +434,9 @@ pub(crate) fn open(parts: &mut Parts, peer: Peer) -> Option<ConnKey> {
 /// other one: its identity is made already, and its address may be counted.
 pub(crate) fn identify(parts: &mut Parts, key: ConnKey, peer: Peer) -> bool {
     let Some(conn) = parts.connections.get_mut(key) else { return false };
-    let is_new = matches!(conn.state, State::New) && conn.identity.is_none();
+    let is_new = conn.state == State::New && conn.identity.is_none();
     if is_new {
-        conn.peer = Some(Box::new(peer));
+        conn.set_handshake().peer = Some(peer);
     }
     is_new
 }

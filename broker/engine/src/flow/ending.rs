@@ -292,7 +292,7 @@ pub(crate) fn end_connection(
     let Some(conn) = parts.connections.get_mut(key) else { return };
     parts.out.closing.push(Closing { conn: key, outbound: std::mem::take(&mut conn.out) });
     // Its ticket is closed too: a later verdict is stale.
-    let (is_admitting, ticket) = (matches!(conn.state, State::Admitting(_)), conn.ticket());
+    let (is_admitting, ticket) = (conn.state == State::Admitting, conn.ticket());
     let (session, peer) = (conn.session, conn.address());
     reading::remove_connection(parts, key);
     ticket.map(|ticket| hooks::close_ticket(parts, ticket));

@@ -14,7 +14,7 @@ use crate::session::EndCause;
 pub(crate) fn first_packet(parts: &mut Parts, key: ConnKey, frame: &Frame<'_>, whole: &[u8]) -> Handled {
     let version = codec::connect_version(frame);
     if let Some(conn) = parts.connections.get_mut(key) {
-        conn.packet_due_ms = None;
+        conn.packet_came();
         conn.version = version.unwrap_or(conn.version);
     }
     if version.is_some_and(|version| !accepts(parts, key, version)) {
@@ -88,6 +88,6 @@ pub(crate) fn first_packet(parts: &mut Parts, key: ConnKey, frame: &Frame<'_>, w
 /// Whether the listener of a connection accepts clients of this version [MQTT-3.1.2-2]. What is no
 /// version of MQTT is left to the decoder.
 fn accepts(parts: &Parts, key: ConnKey, version: Version) -> bool {
-    let peer = parts.connections.get(key).and_then(|conn| conn.peer.as_ref());
+    let peer = parts.connections.get(key).and_then(|conn| conn.peer());
     peer.is_some_and(|peer| peer.listener.versions.has(version))
 }

@@ -175,7 +175,7 @@ pub(crate) fn count_drop(parts: &mut Parts, why: DropReason, view: &MessageView<
     if let (DropReason::QueueFull | DropReason::TooLarge, Some(session)) =
         (why, of.and_then(|key| parts.sessions.get_mut(key)))
     {
-        session.dropped += 1;
+        session.dropped = session.dropped.saturating_add(1);
     }
     if has_links(parts, HookPoint::MessageDropped) {
         notify_dropped(parts, why, view, of);

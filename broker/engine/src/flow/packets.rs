@@ -46,7 +46,7 @@ pub(crate) fn receive(parts: &mut Parts, key: ConnKey, input: Input<'_>) -> Rece
             break Next::Pause;
         }
         let rest = &buffer[consumed..];
-        if let (State::New, Some(first)) = (&conn.state, rest.first())
+        if let (State::New, Some(first)) = (conn.state, rest.first())
             && first >> 4 != PacketType::Connect as u8
         {
             // The first packet must be CONNECT [MQTT-3.1.0-1].
@@ -106,8 +106,8 @@ impl Reader {
         Reader {
             version: conn.version,
             traced: conn.traced,
-            admitting: matches!(conn.state, State::Admitting(_)),
-            new: matches!(conn.state, State::New),
+            admitting: conn.state == State::Admitting,
+            new: conn.state == State::New,
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::message::Message;
 use crate::packet::Version;
 use crate::parts::Parts;
 use crate::session::publish::PublishMetadata;
-use crate::session::{Host, Identity, PublishSlot, Session, Slot, SlotBody, Source, Stage};
+use crate::session::{Address, Entrance, Identity, PublishSlot, Session, Slot, SlotBody, Source, Stage};
 
 /// Publishes a plugin's own message, behind its earlier publishes.
 pub(crate) fn publish_for(parts: &mut Parts, plugin: PluginHandle, mut message: Message, source: Source) {
@@ -73,10 +73,8 @@ fn session_of_plugin(parts: &mut Parts, plugin: PluginHandle, name: &Arc<str>) -
         username: None,
         is_certified: false,
         superuser: true,
-        peer: None,
-        peer_host: Host::new(),
-        local: None,
-        listener: "".into(),
+        peer: Address::NONE,
+        entrance: Entrance::own("".into(), None),
         transport: None,
         tls: None,
         version: Version::V5,
@@ -89,7 +87,6 @@ fn session_of_plugin(parts: &mut Parts, plugin: PluginHandle, name: &Arc<str>) -
         connection: 0,
         session: 0,
         anonymous: false,
-        local_host: Host::new(),
         properties: Box::default(),
         mount: None,
     });

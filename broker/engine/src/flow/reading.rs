@@ -197,7 +197,7 @@ pub(crate) fn remove_connection(parts: &mut Parts, key: ConnKey) {
 pub(crate) fn expect_packet(parts: &mut Parts, key: ConnKey) {
     let due_ms = parts.clock.now().mono_ms + parts.setup.limits.connect_timeout_ms;
     if let Some(conn) = parts.connections.get_mut(key) {
-        conn.packet_due_ms = Some(due_ms);
+        conn.set_handshake().packet_due_ms = Some(due_ms);
         watch(&mut parts.clock, conn);
     }
 }
@@ -210,13 +210,20 @@ pub(crate) fn watch(clock: &mut Clock, conn: &mut Connection) {
         return;
     }
     cancel(clock, conn.watch);
-    let is_exact = conn.packet_due_ms == Some(due_ms);
+    let is_exact = conn.is_packet_due(due_ms);
     let timer = if is_exact {
         clock.arm_deadline(due_ms, Deadline::Connection(conn.key))
     } else {
         clock.arm_overdue(due_ms, Overdue::Connection(conn.key))
     };
     conn.watch = Some(Watch { due_ms, timer, is_exact });
+}
+
+/// Takes the timer of CONNECT back and arms the one of the keep alive. A storm of connections would
+/// otherwise be followed by one of timers that mean nothing.
+pub(crate) fn watch_anew(clock: &mut Clock, conn: &mut Connection) {
+    cancel(clock, conn.watch.take());
+    watch(clock, conn);
 }
 
 fn cancel(clock: &mut Clock, watch: Option<Watch>) {

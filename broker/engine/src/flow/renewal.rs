@@ -26,7 +26,8 @@ use crate::session::{EndCause, Identity};
 pub(crate) fn on_auth(parts: &mut Parts, key: ConnKey, auth: &Auth<'_>) -> Result<(), DecodeError> {
     let broken = |detail| DecodeError { reason: ReasonCode::PROTOCOL_ERROR, detail };
     let Some(conn) = parts.connections.get(key) else { return Ok(()) };
-    let Some(method) = conn.auth_method.clone() else {
+    let handshake = conn.handshake();
+    let Some(method) = handshake.and_then(|handshake| handshake.auth_method.clone()) else {
         // Without an authentication method in CONNECT the client must not send AUTH [MQTT-4.12.0-6].
         return Err(broken("AUTH without an authentication method"));
     };
@@ -34,7 +35,7 @@ pub(crate) fn on_auth(parts: &mut Parts, key: ConnKey, auth: &Auth<'_>) -> Resul
         // [MQTT-4.12.1-1]
         return Err(broken("AUTH with another authentication method than CONNECT"));
     }
-    let fits = match (auth.reason, conn.renewal.as_deref()) {
+    let fits = match (auth.reason, handshake.and_then(|handshake| handshake.renewal.as_deref())) {
         (ReasonCode::REAUTHENTICATE, renewal) => renewal.is_none(),
         (ReasonCode::CONTINUE_AUTHENTICATION, renewal) => matches!(renewal, Some(Renewal::Client)),
         _ => false,
@@ -45,9 +46,9 @@ pub(crate) fn on_auth(parts: &mut Parts, key: ConnKey, auth: &Auth<'_>) -> Resul
     let Some(identity) = conn.identity.clone() else { return Ok(()) };
     let verdict = ClientVerdict::unanswered(&identity.view(), ReasonCode::NOT_AUTHORIZED);
     let data = Bytes::copy_from_slice(auth.properties.auth_data().unwrap_or_default());
-    if let Some(conn) = parts.connections.get_mut(key) {
-        conn.renewal = None;
-        conn.packet_due_ms = None;
+    if let Some(handshake) = parts.connections.get_mut(key).and_then(|conn| conn.handshake_mut()) {
+        handshake.renewal = None;
+        handshake.packet_due_ms = None;
     }
     let suspended = Suspended::new(HookPoint::ClientAuthenticate, verdict, parts.hooks.authz_epoch());
     renew(parts, key, data, suspended, false);
@@ -58,9 +59,8 @@ pub(crate) fn on_auth(parts: &mut Parts, key: ConnKey, auth: &Auth<'_>) -> Resul
 /// says that the chain has ended.
 fn renew(parts: &mut Parts, key: ConnKey, data: Bytes, mut suspended: Suspended<ClientVerdict>, ended: bool) {
     let Some(conn) = parts.connections.get(key) else { return };
-    let (Some(identity), Some(method)) = (conn.identity.clone(), conn.auth_method.clone()) else {
-        return;
-    };
+    let method = conn.handshake().and_then(|handshake| handshake.auth_method.clone());
+    let (Some(identity), Some(method)) = (conn.identity.clone(), method) else { return };
     if !ended {
         let mut section = Vec::new();
         push_property(&mut section, Property::AuthMethod(&method));
@@ -77,16 +77,18 @@ fn renew(parts: &mut Parts, key: ConnKey, data: Bytes, mut suspended: Suspended<
 
 fn keep_renewal(parts: &mut Parts, key: ConnKey, renewal: Renewal) {
     if let Some(conn) = parts.connections.get_mut(key) {
-        conn.renewal = Some(Box::new(renewal));
+        conn.set_handshake().renewal = Some(Box::new(renewal));
     }
 }
 
 /// Takes a deferred verdict on a re-authentication.
 pub(crate) fn renewal_answered(parts: &mut Parts, key: ConnKey, ticket: &OpenTicket, answer: Answer<'_>) {
-    let Some(conn) = parts.connections.get_mut(key) else { return };
+    let Some(handshake) = parts.connections.get_mut(key).and_then(|conn| conn.handshake_mut()) else {
+        return;
+    };
     let waits = |renewal: &mut Box<Renewal>| renewal.ticket() == Some(ticket.number);
     let Some(Renewal::Suspended { data, mut suspended }) =
-        conn.renewal.take_if(waits).map(|renewal| *renewal)
+        handshake.renewal.take_if(waits).map(|renewal| *renewal)
     else {
         return;
     };

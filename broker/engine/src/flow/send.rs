@@ -97,7 +97,7 @@ pub(crate) fn send_disconnect(
     detail: Option<&'static str>,
 ) {
     let Some(conn) = parts.connections.get(key) else { return };
-    if conn.version != Version::V5 || !matches!(conn.state, State::Live) {
+    if conn.version != Version::V5 || conn.state != State::Live {
         return;
     }
     // A plugin may have set a reason code of other packets.

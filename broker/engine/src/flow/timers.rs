@@ -102,9 +102,9 @@ fn connection_due(parts: &mut Parts, key: ConnKey) {
     let now_ms = parts.clock.now().mono_ms;
     let Some(conn) = parts.connections.get_mut(key) else { return };
     conn.watch = None;
-    match (conn.is_late(now_ms), &conn.state, conn.is_paused()) {
+    match (conn.is_late(now_ms), conn.state, conn.is_paused()) {
         // It does not wait for the client but for the session of another principal.
-        (true, State::Admitting(_), true) => {
+        (true, State::Admitting, true) => {
             connack::refuse(parts, key, ReasonCode::SERVER_BUSY, None);
         }
         // The deadline is extended, because the broker is not reading.
@@ -127,7 +127,7 @@ pub(crate) fn deadline_checked(parts: &mut Parts, key: ConnKey) {
     if !std::mem::take(&mut conn.overdue) {
         return;
     }
-    let (late, live) = (conn.is_late(now_ms) && !conn.is_paused(), matches!(conn.state, State::Live));
+    let (late, live) = (conn.is_late(now_ms) && !conn.is_paused(), conn.state == State::Live);
     let silent = std::mem::take(&mut conn.silent);
     if late && live {
         // The client has begun a re-authentication and not continued it: it has failed

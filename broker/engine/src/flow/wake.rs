@@ -1,7 +1,6 @@
 //! Adds ready sessions to the run queue, each once, and counts work. Moves nothing itself.
 
 use crate::clients::admission::Step;
-use crate::clients::connection::State;
 use crate::id::{ConnKey, SessionKey, ShardId};
 use crate::parts::Parts;
 use crate::session::Session;
@@ -69,7 +68,8 @@ pub(crate) fn wake_takeover(parts: &mut Parts, session_key: SessionKey) {
 /// Has a CONNECT that waits for the session of another principal, and not for a plugin, go on in
 /// the next turn.
 pub(crate) fn queue_takeover(parts: &mut Parts, key: ConnKey) {
-    if let Some(State::Admitting(admission)) = parts.connections.get_mut(key).map(|conn| &mut conn.state)
+    if let Some(handshake) = parts.connections.get_mut(key).and_then(|conn| conn.handshake_mut())
+        && let Some(admission) = &mut handshake.admission
         && admission.step == Step::Inherit
         && admission.ticket().is_none()
         && !admission.queued

@@ -1,7 +1,5 @@
 //! Views of a client and of its requests for hooks. They decide and change nothing.
 
-use std::net::SocketAddr;
-
 use grapnel_plugin_abi::host::{ClientIdentity, FieldValue};
 use grapnel_plugin_abi::raw::{
     Event, FLAG_HAS_PASSWORD, FLAG_HAS_USERNAME, FLAG_SUPERUSER, Field, Slice, Status,
@@ -10,6 +8,7 @@ use grapnel_plugin_abi::raw::{
 use super::HookPoint;
 use crate::id::ShardId;
 use crate::packet::{Properties, QoS, Version, Will};
+use crate::session::Address;
 use crate::transport::{TlsFacts, Transport};
 
 /// Fields of a client for hooks.
@@ -26,13 +25,9 @@ pub struct ClientView<'a> {
     /// Password, only at authenticate.
     pub password: Option<&'a [u8]>,
     /// The address of the client.
-    pub peer: Option<SocketAddr>,
-    /// The host part of `peer` as text.
-    pub peer_host: &'a str,
+    pub peer: &'a Address,
     /// The address of the broker on this connection.
-    pub local: Option<SocketAddr>,
-    /// The host part of `local` as text.
-    pub local_host: &'a str,
+    pub local: &'a Address,
     /// Name of the listener.
     pub listener: &'a str,
     /// How the client has reached the broker; `None` for the session of a plugin.
@@ -86,10 +81,8 @@ impl ClientView<'static> {
         is_certified: false,
         connect_username: None,
         password: None,
-        peer: None,
-        peer_host: "",
-        local: None,
-        local_host: "",
+        peer: &Address::NONE,
+        local: &Address::NONE,
         listener: "",
         transport: None,
         tls: None,
@@ -119,16 +112,17 @@ impl<'a> ClientView<'a> {
             value.map(|text| FieldValue::Bytes(text.as_bytes())).ok_or(Status::ABSENT)
         };
         let number = |value: Option<u64>| value.map(FieldValue::Number).ok_or(Status::ABSENT);
-        let port = |address: Option<SocketAddr>| {
-            address.map(|address| FieldValue::Number(u64::from(address.port()))).ok_or(Status::ABSENT)
+        let host = |address: &'a Address| text(address.get().map(|_| address.host()));
+        let port = |address: &Address| {
+            address.get().map(|address| FieldValue::Number(u64::from(address.port()))).ok_or(Status::ABSENT)
         };
         match field {
             Field::CLIENT_ID => text(Some(self.client_id)),
             Field::USERNAME => text(self.username),
             Field::PASSWORD => self.password.map(FieldValue::Bytes).ok_or(Status::ABSENT),
-            Field::PEER_HOST => text(self.peer.map(|_| self.peer_host)),
+            Field::PEER_HOST => host(self.peer),
             Field::PEER_PORT => port(self.peer),
-            Field::SOCK_HOST => text(self.local.map(|_| self.local_host)),
+            Field::SOCK_HOST => host(self.local),
             Field::SOCK_PORT => port(self.local),
             Field::LISTENER => text(Some(self.listener)),
             Field::PROTO_NAME => text(Some(self.version.protocol_name())),
@@ -212,8 +206,8 @@ impl<'a> ClientView<'a> {
             connected_at_ms: self.connected_at_ms,
             connection: self.connection,
             session: self.session,
-            peer: self.peer,
-            local: self.local,
+            peer: self.peer.get(),
+            local: self.local.get(),
             listener: self.listener,
             transport: self.transport.map_or("", Transport::word),
             tls: self.tls.map(TlsFacts::view),

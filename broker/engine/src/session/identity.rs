@@ -1,7 +1,6 @@
 //! The identity of a client and the way it connected.
 
-use std::net::{IpAddr, SocketAddr};
-use std::ops::Deref;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
 use std::sync::Arc;
 
 use grapnel_plugin_abi::host::ClientIdentity;
@@ -14,51 +13,98 @@ use crate::transport::{TlsFacts, Transport};
 /// The longest text of an IPv4 address, bytes.
 const IPV4_BYTES_MAX: usize = 15;
 
-/// An address without its port, as text. Every client has two of them, so IPv4 needs no memory of
-/// its own, and no room for the longest IPv6 address.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Host {
-    /// An IPv4 address, or empty for none.
-    Short(arrayvec::ArrayString<IPV4_BYTES_MAX>),
-    /// An IPv6 address.
-    Long(Box<str>),
+/// An address, with its text without the port. Every client has one, so IPv4 needs no memory of its
+/// own, and no room for the longest IPv6 address.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Address(Stored);
+
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+enum Stored {
+    #[default]
+    None,
+    /// The text has `len` bytes.
+    V4 {
+        ip: Ipv4Addr,
+        port: u16,
+        len: u8,
+        text: [u8; IPV4_BYTES_MAX],
+    },
+    V6(Box<(SocketAddrV6, Box<str>)>),
 }
 
-impl Host {
-    /// The host of no address.
-    pub fn new() -> Host {
-        Host::Short(arrayvec::ArrayString::new_const())
+impl Address {
+    /// No address: that of a client of a Unix socket.
+    pub const NONE: Address = Address(Stored::None);
+
+    /// Stores an address. IPv4 skips the formatter, because every connection needs this text.
+    pub fn new(address: Option<SocketAddr>) -> Address {
+        Address(match address {
+            None => Stored::None,
+            Some(SocketAddr::V4(address)) => {
+                let mut text = [0; IPV4_BYTES_MAX];
+                let len = dotted(address.ip().octets(), &mut text).len() as u8;
+                Stored::V4 { ip: *address.ip(), port: address.port(), len, text }
+            }
+            Some(SocketAddr::V6(address)) => Stored::V6(Box::new((address, address.ip().to_string().into()))),
+        })
     }
-}
 
-impl Default for Host {
-    fn default() -> Host {
-        Host::new()
+    /// The address.
+    #[inline]
+    pub fn get(&self) -> Option<SocketAddr> {
+        match &self.0 {
+            Stored::None => None,
+            Stored::V4 { ip, port, .. } => Some(SocketAddr::from((*ip, *port))),
+            Stored::V6(stored) => Some(stored.0.into()),
+        }
     }
-}
 
-impl Deref for Host {
-    type Target = str;
+    /// The address as text, without its port; empty for none.
+    #[inline]
+    pub fn host(&self) -> &str {
+        match &self.0 {
+            Stored::None => "",
+            Stored::V4 { len, text, .. } => {
+                text.get(..usize::from(*len)).and_then(|text| str::from_utf8(text).ok()).unwrap_or_default()
+            }
+            Stored::V6(stored) => &stored.1,
+        }
+    }
 
-    fn deref(&self) -> &str {
-        match self {
-            Host::Short(text) => text,
-            Host::Long(text) => text,
+    /// Bytes that it has allocated.
+    fn bytes(&self) -> usize {
+        match &self.0 {
+            Stored::None | Stored::V4 { .. } => 0,
+            Stored::V6(stored) => size_of_val(&**stored) + stored.1.len(),
         }
     }
 }
 
-/// The host of an address as text; empty for none. IPv4 skips the formatter, because every
-/// connection needs two of these texts.
-pub fn host_of(address: Option<SocketAddr>) -> Host {
-    match address.map(|address| address.ip()) {
-        None => Host::new(),
-        Some(IpAddr::V4(ip)) => {
-            let mut text = arrayvec::ArrayString::new_const();
-            text.push_str(dotted(ip.octets(), &mut [0; IPV4_BYTES_MAX]));
-            Host::Short(text)
-        }
-        Some(ip) => Host::Long(ip.to_string().into()),
+/// Where a client has entered the broker. Most clients share it with others, because it is the same
+/// for all connections to one address of one listener.
+#[derive(PartialEq, Eq, Debug)]
+pub struct Entrance {
+    /// Name of the listener.
+    pub listener: Arc<str>,
+    /// The address of the broker on the connection; none for a Unix socket.
+    pub local: Address,
+    /// Whether many clients share it, so that none is charged for it.
+    pub is_shared: bool,
+}
+
+impl Entrance {
+    /// An entrance.
+    pub fn new(listener: Arc<str>, local: Option<SocketAddr>, is_shared: bool) -> Entrance {
+        Entrance { listener, local: Address::new(local), is_shared }
+    }
+
+    /// An entrance of one client.
+    pub fn own(listener: Arc<str>, local: Option<SocketAddr>) -> Arc<Entrance> {
+        Arc::new(Entrance::new(listener, local, false))
+    }
+
+    fn bytes(&self) -> usize {
+        if self.is_shared { 0 } else { size_of::<Entrance>() + self.local.bytes() }
     }
 }
 
@@ -96,16 +142,10 @@ pub struct Identity {
     pub is_certified: bool,
     /// Whether authentication made it a superuser.
     pub superuser: bool,
-    /// The address of the client; `None` for a client of a Unix socket.
-    pub peer: Option<SocketAddr>,
-    /// The host part of `peer` as text; empty for none.
-    pub peer_host: Host,
-    /// The address of the broker on this connection; `None` for a Unix socket.
-    pub local: Option<SocketAddr>,
-    /// The host part of `local` as text; empty for none.
-    pub local_host: Host,
-    /// Name of the listener.
-    pub listener: Arc<str>,
+    /// The address of the client; none for a client of a Unix socket.
+    pub peer: Address,
+    /// The listener, and the address of the broker.
+    pub entrance: Arc<Entrance>,
     /// How it has reached the broker; `None` for the session of a plugin.
     pub transport: Option<Transport>,
     /// Its TLS connection.
@@ -178,7 +218,7 @@ impl Identity {
     /// Who is charged for what plugins request on behalf of this client: the user, if the user name
     /// is verified, otherwise the address.
     pub fn account(&self) -> Account<'_> {
-        match (&self.username, self.peer.map(|peer| peer.ip())) {
+        match (&self.username, self.peer.get().map(|peer| peer.ip())) {
             (Some(name), _) if !self.anonymous => Account::User(name),
             (_, None) => Account::Local,
             (_, Some(IpAddr::V4(ip))) => Account::Address(ip.to_bits().into()),
@@ -204,11 +244,8 @@ impl Identity {
             username: kept.username.map(Box::from),
             is_certified: kept.is_certified,
             superuser: kept.superuser,
-            peer: kept.peer,
-            peer_host: host_of(kept.peer),
-            local: kept.local,
-            local_host: host_of(kept.local),
-            listener: kept.listener.into(),
+            peer: Address::new(kept.peer),
+            entrance: Entrance::own(kept.listener.into(), kept.local),
             transport,
             tls: kept.tls.map(|tls| Arc::new(TlsFacts::of(&tls))),
             version,
@@ -236,8 +273,10 @@ impl Identity {
     pub fn bytes(&self) -> usize {
         let username = self.username.as_deref().map_or(0, str::len);
         let tls = self.tls.as_ref().map_or(0, |tls| tls.bytes());
+        let addresses = self.peer.bytes() + self.entrance.bytes();
         let mount = self.mount.as_ref().map_or(0, |mount| mount.bytes());
-        size_of::<Identity>() + self.client_id.len() + username + self.properties.len() + tls + mount
+        let names = self.client_id.len() + username + self.properties.len();
+        size_of::<Identity>() + names + tls + addresses + mount
     }
 
     /// The view for hooks.
@@ -248,11 +287,9 @@ impl Identity {
             is_certified: self.is_certified,
             connect_username: None,
             password: None,
-            peer: self.peer,
-            peer_host: &self.peer_host,
-            local: self.local,
-            local_host: &self.local_host,
-            listener: &self.listener,
+            peer: &self.peer,
+            local: &self.entrance.local,
+            listener: &self.entrance.listener,
             transport: self.transport,
             tls: self.tls.as_deref(),
             version: self.version,
@@ -334,8 +371,10 @@ mod tests {
             "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
         ] {
             let ip: IpAddr = host.parse().unwrap();
-            assert_eq!(&*host_of(Some(SocketAddr::new(ip, 1883))), ip.to_string());
+            let address = Some(SocketAddr::new(ip, 1883));
+            let stored = Address::new(address);
+            assert_eq!((stored.host(), stored.get()), (&*ip.to_string(), address));
         }
-        assert_eq!(&*host_of(None), "");
+        assert_eq!((Address::NONE.host(), Address::NONE.get()), ("", None));
     }
 }

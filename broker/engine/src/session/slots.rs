@@ -205,7 +205,10 @@ impl Slots {
         let slot = queue.pop_front()?;
         self.first += 1;
         *bytes -= slot.bytes;
-        if queue.is_empty() && queue.capacity() > SPARE {
+        // A client subscribes seldom, so that the next packet may allocate again. One that publishes
+        // may do so at once.
+        let is_seldom = !matches!(slot.body, SlotBody::Publish(_) | SlotBody::Refused(_));
+        if queue.is_empty() && (is_seldom || queue.capacity() > SPARE) {
             self.waiting.release();
         }
         Some(slot)

@@ -173,7 +173,7 @@ fn a_stored_identity_has_the_certificate() {
         let other = ClientIdentity { transport: "pigeon", ..kept };
         assert!(Identity::from_stored(&other).is_none());
         let facts = [identity.tls.as_deref() == Some(&tls()), identity.is_certified, identity.anonymous];
-        format!("{:?} {:?} {facts:?}", identity.transport, identity.peer)
+        format!("{:?} {:?} {facts:?}", identity.transport, identity.peer.get())
     });
     mount(&mut world, stored);
     world.listener.transport = Transport::Tls;
