@@ -8,6 +8,7 @@ use crate::options::{Address, Output, millis, seconds, version};
 use crate::plan::Version;
 use crate::scenario::args::RunArgs;
 use crate::topic::Template;
+use crate::transport::TransportArgs;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -155,6 +156,8 @@ pub struct SubArgs {
 pub struct CommonArgs {
     #[command(flatten)]
     pub address: Address,
+    #[command(flatten)]
+    pub transport: TransportArgs,
     /// Protocol version: 3 (MQTT 3.1), 4 (MQTT 3.1.1) or 5 (MQTT 5.0)
     #[arg(short = 'V', long, default_value = "5", value_parser = version())]
     pub version: Version,

@@ -42,7 +42,7 @@ pub fn command(args: &CompareArgs, stop: &AtomicBool) -> Result<bool> {
     pin(&settled.cpus.bench)?;
     let runs = measure(args, settled, stop);
     let rows = rows(&settled.cases, &settled.contestants, &runs);
-    let text = markdown::text(&machine, args, settled, &rows, &runs);
+    let text = markdown::text(&machine, args, &rows, &runs);
     std::io::stdout().write_all(text.as_bytes()).context("cannot write the table")?;
     if let Some(path) = &args.markdown {
         write(path, &text)?;
@@ -69,16 +69,18 @@ fn write(path: &Path, text: &str) -> Result<()> {
 /// Every case with every contestant, round by round; the order changes with the round.
 fn measure(args: &CompareArgs, settled: &CheckedOptions, stop: &AtomicBool) -> Vec<Run> {
     let CheckedOptions { cases, contestants, .. } = settled;
-    let total = args.rounds as usize * cases.len() * contestants.len();
+    let able = |case: &Case| contestants.iter().filter(|broker| broker.can(case)).collect::<Vec<_>>();
+    let total = args.rounds as usize * cases.iter().map(|case| able(case).len()).sum::<usize>();
     let mut runs = Vec::with_capacity(total);
     let progress = Progress::new(!args.quiet);
     for round in 1..=args.rounds {
         for case in cases {
-            for turn in 0..contestants.len() {
+            let able = able(case);
+            for turn in 0..able.len() {
                 if stop.load(Ordering::Relaxed) {
                     return runs;
                 }
-                let broker = &contestants[(turn + round as usize) % contestants.len()];
+                let broker = able[(turn + round as usize) % able.len()];
                 let at = runs.len() + 1;
                 progress.line(&format!("{at}/{total} round {round}: {} of {}", case.name, broker.name));
                 runs.push(run(round, case, broker, settled, stop));
@@ -90,7 +92,7 @@ fn measure(args: &CompareArgs, settled: &CheckedOptions, stop: &AtomicBool) -> V
 }
 
 fn run(round: u32, case: &Case, broker: &MeasuredBroker, settled: &CheckedOptions, stop: &AtomicBool) -> Run {
-    let measured = Target::start(&broker.command, &settled.cpus.broker, case.scenario.options.version)
+    let measured = Target::start(&broker.command, &settled.cpus.broker, &case.scenario)
         .and_then(|mut target| scenario::run(&case.scenario, &mut target, stop));
     let (report, fault) = match measured {
         Ok(report) if report.is_success() => (Some(report), None),

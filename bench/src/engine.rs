@@ -6,6 +6,7 @@
 mod client;
 pub mod counts;
 mod failure;
+mod layers;
 pub mod ledger;
 mod link;
 mod progress;
@@ -25,7 +26,8 @@ use anyhow::{Context, Result};
 use client::Client;
 use counts::Counts;
 use failure::{Failure, State};
-use link::Link;
+use layers::Layers;
+use link::{Buffers, Link};
 use mio::{Events, Interest, Poll, Token};
 use publisher::Produced;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -86,7 +88,7 @@ pub struct Engine<'s> {
     /// By position among the clients, which is also the epoll token.
     conns: Vec<Conn>,
     alarms: BinaryHeap<Reverse<(u64, Alarm)>>,
-    read: Box<[u8]>,
+    buffers: Buffers,
     /// Connections with more work that no event will report.
     again: VecDeque<usize>,
     next_connect_ns: u64,
@@ -122,7 +124,7 @@ impl<'s> Engine<'s> {
             events: Events::with_capacity(1024),
             conns: Vec::with_capacity(clients),
             alarms: BinaryHeap::new(),
-            read: vec![0; READ_BYTES].into(),
+            buffers: Buffers::new(READ_BYTES),
             again: VecDeque::new(),
             next_connect_ns: 0,
         })
@@ -216,18 +218,21 @@ impl<'s> Engine<'s> {
         let source = setup.sources.of(setup.broker, index);
         let give_up_ns = now_ns + nanos(setup.connect_timeout);
         self.conns.push(Conn { client, link: None, armed: false, again: None });
-        let opened = socket::connect(setup.broker, source).and_then(|mut stream| {
+        let connect = || {
+            let mut stream = socket::connect(setup.broker, source)?;
             let interest = Interest::READABLE | Interest::WRITABLE;
             self.poll.registry().register(&mut stream, Token(index), interest)?;
             Ok(stream)
-        });
-        match opened {
-            Ok(stream) => {
-                self.conns[index].link = Some(Link::new(stream));
+        };
+        let layers = Layers::new(setup);
+        let stream = connect().map_err(|error| Failure::Connect(socket::explain(&error)));
+        match stream.and_then(|stream| Ok(Link::new(stream, layers?))) {
+            Ok(link) => {
+                self.conns[index].link = Some(link);
                 self.live += 1;
                 self.alarm(give_up_ns, Alarm::Handshake(index));
             }
-            Err(error) => self.fail(index, &Failure::Connect(socket::explain(&error))),
+            Err(failure) => self.fail(index, &failure),
         }
     }
 
@@ -328,7 +333,7 @@ impl<'s> Engine<'s> {
         }
     }
 
-    /// One connection's turn: finish connecting, write the unsent bytes, read once, publish, write.
+    /// One connection's turn: finish connecting and the handshakes, write the unsent bytes, read once, publish, write.
     fn step(&mut self, index: usize, readable: bool, writable: bool) -> Result<(), Failure> {
         let Conn { client, link: Some(link), .. } = &mut self.conns[index] else { return Ok(()) };
         let was_in_handshake = client.in_handshake();
@@ -336,19 +341,25 @@ impl<'s> Engine<'s> {
             if !(writable || readable) || !link.is_connected()? {
                 return Ok(());
             }
-            client.open(&mut self.shared)?;
+            link.begin()?;
+            client.state = State::Opening;
         }
         if writable && link.has_unsent() {
             link.flush()?;
         }
-        let mut more_to_read = false;
+        let mut filled = None;
         if readable {
-            let filled = link.fill(&mut self.read)?;
+            filled = link.fill(&mut self.buffers)?;
             self.shared.now_ns = self.clock.now_ns();
-            if let Some(filled) = filled {
-                let take = |frame: &Frame<'_>| client.frame(frame, &mut self.shared);
-                more_to_read = link.hand_out(filled, &self.read, take)?;
-            }
+        }
+        if client.state == State::Opening && link.is_open() {
+            self.shared.counts.shaken(link.handshake());
+            client.open(&mut self.shared)?;
+        }
+        let mut more_to_read = false;
+        if let Some(filled) = filled {
+            let take = |frame: &Frame<'_>| client.frame(frame, &mut self.shared);
+            more_to_read = link.hand_out(filled, &self.buffers, take)?;
         }
         if was_in_handshake && client.state == State::Ready {
             let now_ns = self.shared.now_ns;
@@ -420,7 +431,8 @@ impl<'s> Engine<'s> {
         (self.connecting, self.publishing) = (false, false);
         for index in 0..self.conns.len() {
             let Conn { client, link: Some(_), .. } = &mut self.conns[index] else { continue };
-            let in_handshake = matches!(client.state, State::Connecting | State::AwaitConnack);
+            let in_handshake =
+                matches!(client.state, State::Connecting | State::Opening | State::AwaitConnack);
             client.close(&mut self.shared);
             if in_handshake || self.produce_and_send(index, false).is_err() {
                 // Not connected: no DISCONNECT is needed.

@@ -18,6 +18,7 @@ mod scenario;
 mod sequence;
 mod socket;
 mod topic;
+mod transport;
 #[path = "../../broker/src/usage.rs"]
 mod usage;
 

@@ -5,6 +5,7 @@ pub use grapnel_engine::packet::Version;
 
 use crate::header::Fields;
 use crate::topic::Template;
+use crate::transport::Transport;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ const CONNECTS_PER_SOURCE: usize = 20_000;
 pub struct Setup {
     /// Address of the broker.
     pub broker: SocketAddr,
+    /// What carries MQTT.
+    pub transport: Transport,
     /// Local addresses to connect from.
     pub sources: Sources,
     /// Protocol version of every client.

@@ -17,6 +17,7 @@ pub use target::Target;
 
 use crate::header::{Fields, random_run};
 use crate::plan::{Messages, Names, Pace, Setup, Sources};
+use crate::transport::Transport;
 use anyhow::Result;
 use args::LoadArgs;
 use clap::ValueEnum;
@@ -96,6 +97,8 @@ pub struct Scenario {
     pub filters: u32,
     /// How the generator waits between events.
     pub waiting: Waiting,
+    /// What carries MQTT.
+    pub transport: Transport,
     /// Show progress on a terminal.
     pub progress: bool,
 }
@@ -145,6 +148,7 @@ impl Scenario {
             },
             filters: if kind == Kind::Wildcards { 1000 } else { 0 },
             waiting: Waiting::usual(),
+            transport: Transport::default(),
             progress: false,
         }
     }
@@ -154,6 +158,7 @@ impl Scenario {
         let run = random_run();
         Setup {
             broker,
+            transport: self.transport.fresh(),
             sources: Sources::AsNeeded,
             version: self.options.version,
             // With the number at most 23 characters, the maximum of MQTT 3.1.

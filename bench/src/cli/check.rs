@@ -107,6 +107,7 @@ fn connections(args: &CommonArgs, command: &str) -> Result<Setup> {
             "--password and --prefix can have {TEXT_BYTES_MAX} bytes at most"
         );
     }
+    let transport = args.transport.settle()?.to_host(&args.address.host)?.fresh();
     let broker = args.address.resolve()?;
     if let Some(foreign) = args.ifaddr.iter().find(|source| source.is_ipv4() != broker.is_ipv4()) {
         bail!("--ifaddr {foreign} is not of the same family as the broker's address {broker}");
@@ -118,6 +119,7 @@ fn connections(args: &CommonArgs, command: &str) -> Result<Setup> {
     });
     Ok(Setup {
         broker,
+        transport,
         sources: Sources::Listed(args.ifaddr.clone()),
         version,
         names: Names {
@@ -238,6 +240,23 @@ mod tests {
             ("run pairs --broker-cpu 1", "needs --broker or --pid"),
             ("run pairs --broker x --pid 1", "cannot be used with"),
             ("run pairs --bench-cpu x", "not a list such as"),
+            ("conn --cafile x", "add --tls, or leave --cafile out"),
+            ("conn --no-resume", "add --tls, or leave --no-resume out"),
+            ("conn --tls", "needs --cafile"),
+            ("conn --ssl --cafile x --insecure", "leave one of them out"),
+            ("conn -S --cafile /nowhere", "cannot read --cafile /nowhere"),
+            ("conn --tls --cafile Cargo.toml", "has no certificate"),
+            ("conn --tls --insecure --cert x", "add --key"),
+            ("conn --tls --insecure --keyfile x", "add --cert"),
+            ("conn --tls --insecure --certfile /nowhere --key x", "cannot read --cert /nowhere"),
+            ("conn --tls --insecure --server-name a..b", "give a host name"),
+            ("conn --tls --insecure --tls-version 1.1", "invalid value '1.1'"),
+            ("conn --ws-path /x", "add --ws, or leave --ws-path out"),
+            ("conn --ws --ws-path x", "must begin with /"),
+            ("run pairs --tls", "needs --cafile"),
+            ("compare --broker a=x --case pairs,tls", "needs --cafile"),
+            ("compare --broker a=x --case pairs,ws", "put {scheme} into a command"),
+            ("compare --broker a=x --insecure", "put {scheme} into a command"),
             ("run fly", "invalid value 'fly'"),
             ("compare --broker x", "is not NAME=COMMAND"),
             ("compare --broker 'a= '", "is not NAME=COMMAND"),

@@ -1,8 +1,9 @@
 //! Options of `grapnel-bench compare`, checked as a whole before anything is started.
 
-use super::case::{Case, USUAL};
+use super::case::{Case, LAYERED, USUAL};
 use crate::options::seconds;
 use crate::scenario::args::{CpuArgs, Cpus};
+use crate::transport::TrustArgs;
 use anyhow::{Context, Result, ensure};
 use clap::{ArgAction, Args};
 use serde::Serialize;
@@ -12,14 +13,15 @@ use std::time::Duration;
 /// `grapnel-bench compare`
 #[derive(Debug, Args)]
 pub struct CompareArgs {
-    /// Name of a broker and the command that starts it, with {listen}, {port} and {dir} as in run; may be repeated
+    /// Name of a broker and the command that starts it, with {listen}, {port}, {dir} and {scheme} as in run; without
+    /// {scheme} it is left out of cases with TLS or WebSocket; may be repeated
     #[arg(long = "broker", value_name = "NAME=COMMAND", required = true)]
     pub brokers: Vec<MeasuredBroker>,
     /// The broker that the others are compared with [default: floor, the baseline relay of this program]
     #[arg(long, value_name = "NAME=COMMAND")]
     pub reference: Option<MeasuredBroker>,
     /// A scenario with options of run, such as pairs,qos=1,size=1024; may be repeated [default: all scenarios, also
-    /// with other QoS and sizes where they matter]
+    /// with other QoS and sizes where they matter, and with --cafile or --insecure through TLS and WebSocket]
     #[arg(long = "case", value_name = "SCENARIO[,OPTION=VALUE]...")]
     pub cases: Vec<String>,
     /// How often each case is measured with each broker, 1 to 1000
@@ -31,6 +33,8 @@ pub struct CompareArgs {
     /// Count the brokers' system calls too, in a second window of the same length (needs root, and tracefs at /sys/kernel/tracing)
     #[arg(long)]
     pub syscalls: bool,
+    #[command(flatten)]
+    pub trust: TrustArgs,
     #[command(flatten)]
     pub cpus: CpuArgs,
     /// Write the table to this file too
@@ -80,6 +84,12 @@ impl std::str::FromStr for MeasuredBroker {
 }
 
 impl MeasuredBroker {
+    /// Whether it can be started for a case: every broker has TCP, and those whose command takes a
+    /// scheme have the rest.
+    pub fn can(&self, case: &Case) -> bool {
+        !case.scenario.transport.is_layered() || self.command.contains("{scheme}")
+    }
+
     fn baseline() -> Result<MeasuredBroker> {
         let program = std::env::current_exe().context("cannot find this program to start its floor")?;
         Ok(MeasuredBroker {
@@ -100,9 +110,16 @@ impl CompareArgs {
         }
         ensure!(!self.duration.is_zero(), "--duration must be more than nothing");
         let named: Vec<&str> = self.cases.iter().map(String::as_str).collect();
-        let names = if named.is_empty() { USUAL } else { &named };
-        let mut cases = names.iter().map(|name| Case::parse(name)).collect::<Result<Vec<_>>>()?;
+        let layered = if self.trust.is_given() { LAYERED } else { &[] };
+        let names = if named.is_empty() { [USUAL, layered].concat() } else { named };
+        let parse = |name: &&str| Case::parse(name, &self.trust);
+        let mut cases = names.iter().map(parse).collect::<Result<Vec<_>>>()?;
         for case in &mut cases {
+            ensure!(
+                contestants.iter().any(|broker| broker.can(case)),
+                "no broker can run the case {:?}; put {{scheme}} into a command, it becomes mqtts, ws or wss",
+                case.name
+            );
             case.scenario.options.duration = self.duration;
             case.scenario.options.syscalls = self.syscalls && case.scenario.kind.has_messages();
         }

@@ -1,59 +1,57 @@
 //! The table of a comparison, for terminal and files.
 
 use super::Run;
-use super::args::{CheckedOptions, CompareArgs};
+use super::args::CompareArgs;
 use super::machine::Machine;
 use super::results::{Cell, Row, Spread};
 use grapnel_plugin_abi::counted;
 use std::fmt::Write;
 
 /// The whole report, as Markdown.
-pub fn text(
-    machine: &Machine,
-    args: &CompareArgs,
-    settled: &CheckedOptions,
-    rows: &[Row],
-    runs: &[Run],
-) -> String {
+pub fn text(machine: &Machine, args: &CompareArgs, rows: &[Row], runs: &[Run]) -> String {
     let mut text = String::new();
-    head(&mut text, machine, args, settled);
+    head(&mut text, machine, args);
     for (name, unit) in [
         ("CPU of the broker per delivered message, all threads, microseconds", "µs CPU per delivery"),
         ("CPU of the broker per connect and disconnect, microseconds", "µs CPU per connect"),
         ("Memory of the broker per idle connection, bytes", "bytes per connection"),
     ] {
-        let rows: Vec<&Row> = rows.iter().filter(|row| row.unit == unit).collect();
-        if !rows.is_empty() {
-            let _ = writeln!(text, "\n{name}:\n");
-            table(&mut text, settled, &rows);
+        for is_layered in [false, true] {
+            let is_here = |row: &&Row| row.unit == unit && row.is_layered == is_layered;
+            let rows: Vec<&Row> = rows.iter().filter(is_here).collect();
+            if !rows.is_empty() {
+                let how = if is_layered { ", through TLS or WebSocket" } else { "" };
+                let _ = writeln!(text, "\n{name}{how}:\n");
+                table(&mut text, &rows);
+            }
         }
     }
     faults(&mut text, runs);
     text
 }
 
-fn head(text: &mut String, machine: &Machine, args: &CompareArgs, settled: &CheckedOptions) {
+fn head(text: &mut String, machine: &Machine, args: &CompareArgs) {
     let commit = machine.commit.as_deref().unwrap_or("unknown");
     // Writing to a String cannot fail.
     let _ = writeln!(
         text,
         "{}, {}, Linux {}; commit {commit}; {}. Median of {} of {} s, least and greatest in brackets;\n\
-         multiples of {} are formed within each round.\n\n```\n{}\n```",
+         multiples of the first broker of a table are formed within each round.\n\n```\n{}\n```",
         machine.cpu,
         counted(machine.cpus, "CPU"),
         machine.kernel,
         machine.day,
         counted(args.rounds, "round"),
         args.duration.as_secs_f64(),
-        settled.contestants[0].name,
         machine.command
     );
 }
 
 /// A column after the costs, shown if some cell has a value.
 type Column = (&'static str, fn(&Cell) -> Option<String>);
-const COLUMNS: [Column; 4] = [
+const COLUMNS: [Column; 5] = [
     ("in the kernel", |cell| Some(format!("{:.0} %", cell.system?.median * 100.0))),
+    ("resumed", |cell| Some(format!("{:.0} %", cell.resumed?.median * 100.0))),
     ("children's CPU", |cell| cell.children.map(|used| spread(Some(used)))),
     ("calls", |cell| Some(number(cell.syscalls?.median))),
     ("p50 / p99 µs", |cell| {
@@ -61,16 +59,18 @@ const COLUMNS: [Column; 4] = [
     }),
 ];
 
-fn table(text: &mut String, settled: &CheckedOptions, rows: &[&Row]) {
-    let reference = &settled.contestants[0].name;
+/// All rows are of the same brokers.
+fn table(text: &mut String, rows: &[&Row]) {
+    let names: Vec<&str> = rows[0].cells.iter().map(|cell| cell.broker.as_str()).collect();
+    let reference = names[0];
     let mut columns = COLUMNS.to_vec();
     columns.retain(|(_, show)| rows.iter().any(|row| row.cells.iter().any(|cell| show(cell).is_some())));
-    let mut heads = vec!["case".to_owned(), reference.clone()];
-    for other in &settled.contestants[1..] {
-        heads.extend([other.name.clone(), format!("{} / {reference}", other.name)]);
+    let mut heads = vec!["case".to_owned(), reference.to_owned()];
+    for other in &names[1..] {
+        heads.extend([(*other).to_owned(), format!("{other} / {reference}")]);
     }
-    for broker in &settled.contestants {
-        heads.extend(columns.iter().map(|(what, _)| format!("{}: {what}", broker.name)));
+    for broker in &names {
+        heads.extend(columns.iter().map(|(what, _)| format!("{broker}: {what}")));
     }
     let _ = writeln!(text, "| {} |\n|{}", heads.join(" | "), "---|".repeat(heads.len()));
     for row in rows {

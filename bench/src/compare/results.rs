@@ -39,6 +39,8 @@ pub struct Cell {
     pub p99_us: Option<Spread>,
     /// Fraction of the window in which the broker used its CPU, 0 to 1.
     pub share: Option<Spread>,
+    /// The part of the TLS handshakes of a connect storm that resumed a session, 0 to 1.
+    pub resumed: Option<Spread>,
     /// Resident memory at the end, bytes.
     pub rss_bytes: Option<Spread>,
     /// CPU time of the processes that the broker has started, in the row's unit; not part of the
@@ -57,7 +59,9 @@ pub struct Row {
     pub case: String,
     /// Unit of the cost.
     pub unit: &'static str,
-    /// One for each broker, the reference first.
+    /// Whether TLS or WebSocket is below MQTT.
+    pub is_layered: bool,
+    /// One for each broker that can, the reference first.
     pub cells: Vec<Cell>,
 }
 
@@ -66,7 +70,11 @@ pub fn rows(cases: &[Case], contestants: &[MeasuredBroker], runs: &[Run]) -> Vec
     let row = |case: &Case| Row {
         case: case.name.clone(),
         unit: unit(case.scenario.kind),
-        cells: contestants.iter().map(|broker| cell(case, broker, contestants, runs)).collect(),
+        is_layered: case.scenario.transport.is_layered(),
+        cells: {
+            let able: Vec<_> = contestants.iter().filter(|broker| broker.can(case)).collect();
+            able.iter().map(|broker| cell(case, broker, able[0], runs)).collect()
+        },
     };
     cases.iter().map(row).collect()
 }
@@ -87,7 +95,7 @@ fn cost(report: &Report) -> Option<f64> {
     }
 }
 
-fn cell(case: &Case, broker: &MeasuredBroker, contestants: &[MeasuredBroker], runs: &[Run]) -> Cell {
+fn cell(case: &Case, broker: &MeasuredBroker, reference: &MeasuredBroker, runs: &[Run]) -> Cell {
     let all_of = |name: &str| -> Vec<&Run> {
         runs.iter().filter(|run| run.case == case.name && run.broker == name).collect()
     };
@@ -98,7 +106,7 @@ fn cell(case: &Case, broker: &MeasuredBroker, contestants: &[MeasuredBroker], ru
     };
     let own = of(&broker.name);
     let every = all_of(&broker.name);
-    let reference = contestants.first().map(|first| of(&first.name)).unwrap_or_default();
+    let reference = of(&reference.name);
     let all = |pick: &dyn Fn(&Report) -> Option<f64>| {
         spread(own.iter().filter_map(|(_, report)| pick(report)).collect())
     };
@@ -120,6 +128,11 @@ fn cell(case: &Case, broker: &MeasuredBroker, contestants: &[MeasuredBroker], ru
         per_s: all(&|report| report.window.delivered_per_s.or(report.connects.per_s)),
         p50_us: all(&|report| Some(report.latency_us.as_ref()?.p50)),
         p99_us: all(&|report| Some(report.latency_us.as_ref()?.p99)),
+        resumed: all(&|report| {
+            let connects = &report.connects;
+            let (full, resumed) = (f64::from(connects.tls_full?), f64::from(connects.tls_resumed?));
+            (report.scenario == Kind::ConnectStorm).then(|| resumed / (full + resumed))
+        }),
         share: all(&|report| Some(report.window.cpu.as_ref()?.all.share)),
         rss_bytes: all(&|report| Some(report.memory.as_ref()?.now.rss_bytes as f64)),
         children: all(&|report| match report.scenario {
@@ -155,7 +168,7 @@ mod tests {
 
     /// Cells of the relay and of our broker, from the costs and losses of these rounds.
     fn cells(rounds: &[(u32, &str, f64, u64)]) -> [Cell; 2] {
-        let case = Case::parse("connect-storm").unwrap();
+        let case = Case::parse("connect-storm", &Default::default()).unwrap();
         let contestants =
             ["floor", "ours"].map(|name| MeasuredBroker { name: name.into(), command: "x".into() });
         let run = |&(round, broker, cost, lost): &(u32, &str, f64, u64)| {

@@ -62,7 +62,7 @@ impl Client {
         }
     }
 
-    /// TCP is connected: appends CONNECT.
+    /// TCP is connected, and the layers above it are open: appends CONNECT.
     pub fn open(&mut self, shared: &mut Shared<'_>) -> Result<(), Failure> {
         frames::connect(shared.setup, self.index, &mut shared.out)?;
         self.state = State::AwaitConnack;
@@ -71,7 +71,7 @@ impl Client {
 
     /// Whether an answer of the handshake is still missing.
     pub fn in_handshake(&self) -> bool {
-        matches!(self.state, State::Connecting | State::AwaitConnack | State::AwaitSuback)
+        matches!(self.state, State::Connecting | State::Opening | State::AwaitConnack | State::AwaitSuback)
     }
 
     /// Handles one frame and appends the answers.
@@ -90,7 +90,7 @@ impl Client {
             (_, State::Closing) => Ok(()),
             (kind::CONNACK, State::AwaitConnack) => self.connack(frame, shared),
             // No other packet may arrive before CONNACK [MQTT-3.2.0-1].
-            (other, State::Connecting | State::AwaitConnack | State::Ended) => {
+            (other, State::Connecting | State::Opening | State::AwaitConnack | State::Ended) => {
                 Err(Failure::Unexpected(other))
             }
             (kind::PUBREL, _) => {

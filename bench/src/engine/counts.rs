@@ -3,6 +3,7 @@
 //! new kind.
 
 use hdrhistogram::Histogram;
+use rustls::HandshakeKind;
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,6 +26,10 @@ pub struct Counts {
     pub failed: u32,
     /// Connections of ready clients lost, other than by the end of the run.
     pub disconnects: u32,
+    /// Full TLS handshakes.
+    pub tls_full: u32,
+    /// TLS handshakes that resumed an earlier session.
+    pub tls_resumed: u32,
     /// Messages written, each once.
     pub sent: u64,
     /// QoS 1 and 2 messages whose PUBACK or PUBCOMP has arrived.
@@ -91,6 +96,21 @@ impl Counts {
         }
         self.errors.insert(what.to_owned(), 1);
         true
+    }
+
+    /// Counts the TLS handshake of a connection, if it had one.
+    pub fn shaken(&mut self, handshake: Option<HandshakeKind>) {
+        match handshake {
+            Some(HandshakeKind::Resumed) => self.tls_resumed += 1,
+            Some(_) => self.tls_full += 1,
+            None => {}
+        }
+    }
+
+    /// The TLS handshakes as text, if there were any.
+    pub fn handshakes(&self) -> Option<String> {
+        let Self { tls_full: full, tls_resumed: resumed, .. } = self;
+        (full + resumed > 0).then(|| format!("{full} full, {resumed} resumed"))
     }
 
     /// Switches the latency meters of messages.

@@ -9,6 +9,8 @@ use crate::reason::Reason;
 pub enum State {
     /// TCP is being connected.
     Connecting,
+    /// TLS and WebSocket shake hands.
+    Opening,
     /// CONNECT is sent.
     AwaitConnack,
     /// SUBSCRIBE is sent.
@@ -25,6 +27,7 @@ impl State {
     /// What the state waits for, as text.
     fn awaited(self) -> &'static str {
         match self {
+            Self::Opening => "TLS or WebSocket handshake",
             Self::AwaitConnack => "CONNACK",
             Self::AwaitSuback => "SUBACK",
             _ => "TCP connection",
@@ -38,6 +41,12 @@ pub enum Failure {
     /// connect() failed.
     #[error("connect: {0}")]
     Connect(String),
+    /// TLS refused, or was refused.
+    #[error("TLS: {0}")]
+    Tls(String),
+    /// The WebSocket was not opened, or broke its rules.
+    #[error("WebSocket: {0}")]
+    WebSocket(String),
     /// The handshake took longer than the connect timeout.
     #[error("no {} within the connect timeout", .0.awaited())]
     Timeout(State),

@@ -1,18 +1,22 @@
-//! A connection's socket with its unsent bytes and the bytes of an incomplete frame. Owned by the
-//! engine. Without such bytes a connection uses no memory here: reads and writes use buffers that
-//! all connections share.
+//! A connection's socket with the layers above it, its unsent bytes, and the bytes of an incomplete
+//! frame. Owned by the engine. Without those a connection uses no memory here: reads and writes use
+//! buffers that all connections share.
 
 use super::failure::Failure;
+use super::layers::Layers;
 use crate::frames::{Frame, Front, Incomplete, front};
 use crate::socket;
 use bytes::{Buf, BytesMut};
 use mio::net::TcpStream;
+use rustls::HandshakeKind;
 use std::io::{self, Read, Write};
 
 /// A connected socket with unsent bytes and the bytes of an incomplete frame.
 #[derive(Debug)]
 pub struct Link {
     stream: TcpStream,
+    /// None for TCP alone.
+    layers: Option<Box<Layers>>,
     unsent: BytesMut,
     incomplete: Incomplete,
     /// The peer has closed its side. No further event reports that there is something to read, so
@@ -25,13 +29,31 @@ pub struct Link {
 pub struct Filled {
     bytes: usize,
     in_front: usize,
+    /// The socket filled the buffer, and may have more.
+    is_full: bool,
+}
+
+/// Buffers that all connections read into.
+#[derive(Debug)]
+pub struct Buffers {
+    /// Bytes of the socket.
+    raw: Box<[u8]>,
+    /// What the layers of a connection made of them.
+    plain: Vec<u8>,
+}
+
+impl Buffers {
+    /// Reads take at most `bytes`.
+    pub fn new(bytes: usize) -> Self {
+        Self { raw: vec![0; bytes].into(), plain: Vec::new() }
+    }
 }
 
 impl Link {
     /// Takes ownership of the socket.
-    pub fn new(stream: TcpStream) -> Self {
+    pub fn new(stream: TcpStream, layers: Option<Box<Layers>>) -> Self {
         let incomplete = Incomplete::default();
-        Self { stream, unsent: BytesMut::new(), incomplete, peer_closed: false }
+        Self { stream, layers, unsent: BytesMut::new(), incomplete, peer_closed: false }
     }
 
     /// Whether connect() has succeeded; it may still be under way.
@@ -47,9 +69,32 @@ impl Link {
         }
     }
 
-    /// Tells the peer that nothing follows.
-    pub fn shut_down(&self) {
-        let _ = self.stream.shutdown(std::net::Shutdown::Write);
+    /// The socket is connected: begins the handshakes of the layers.
+    pub fn begin(&mut self) -> io::Result<()> {
+        let Some(layers) = &mut self.layers else { return Ok(()) };
+        layers.begin(&mut self.unsent)?;
+        self.flush()
+    }
+
+    /// Whether the handshakes of the layers are over.
+    pub fn is_open(&self) -> bool {
+        self.layers.as_ref().is_none_or(|layers| layers.is_open())
+    }
+
+    /// The kind of the TLS handshake, if there was one.
+    pub fn handshake(&self) -> Option<HandshakeKind> {
+        self.layers.as_ref()?.handshake()
+    }
+
+    /// Tells the peer that nothing follows, once all is sent.
+    pub fn shut_down(&mut self) {
+        if let Some(layers) = &mut self.layers {
+            layers.end(&mut self.unsent);
+            let _ = self.flush();
+        }
+        if !self.has_unsent() {
+            let _ = self.stream.shutdown(std::net::Shutdown::Write);
+        }
     }
 
     /// Whether there are bytes that the socket has not accepted yet.
@@ -60,6 +105,11 @@ impl Link {
     /// Sends `out` after the unsent bytes, and leaves it empty. Bytes that the socket does not
     /// accept are stored.
     pub fn send(&mut self, out: &mut Vec<u8>) -> io::Result<()> {
+        if let Some(layers) = &mut self.layers {
+            layers.seal(out, &mut self.unsent)?;
+            out.clear();
+            return self.flush();
+        }
         let behind = self.has_unsent();
         let sent = if behind { 0 } else { write_some(&mut self.stream, out)? };
         self.unsent.extend_from_slice(&out[sent..]);
@@ -74,27 +124,40 @@ impl Link {
         Ok(())
     }
 
-    /// Reads once into `buffer`, after a copy of the stored bytes; `None` if there is nothing to
-    /// read now. The end of the stream is [`Failure::Closed`].
-    pub fn fill(&mut self, buffer: &mut [u8]) -> Result<Option<Filled>, Failure> {
-        let in_front = self.incomplete.put_into(buffer);
-        match read_some(&mut self.stream, &mut buffer[in_front..])? {
-            None => Ok(None),
-            Some(0) => Err(Failure::Closed),
-            Some(read) => Ok(Some(Filled { bytes: in_front + read, in_front })),
-        }
+    /// Reads once, after a copy of the stored bytes; `None` if there is nothing to read now. The
+    /// end of the stream is [`Failure::Closed`].
+    pub fn fill(&mut self, buffers: &mut Buffers) -> Result<Option<Filled>, Failure> {
+        let Buffers { raw, plain } = buffers;
+        let in_front = if self.layers.is_some() { 0 } else { self.incomplete.put_into(raw) };
+        let read = match read_some(&mut self.stream, &mut raw[in_front..])? {
+            None => return Ok(None),
+            Some(0) => return Err(Failure::Closed),
+            Some(read) => in_front + read,
+        };
+        let is_full = read == raw.len();
+        let Some(layers) = &mut self.layers else {
+            return Ok(Some(Filled { bytes: read, in_front, is_full }));
+        };
+        plain.clear();
+        let opened = layers.open(&raw[..read], plain, &mut self.unsent);
+        // An alert too.
+        let flushed = self.flush();
+        opened?;
+        flushed?;
+        Ok(Some(Filled { bytes: plain.len(), in_front, is_full }))
     }
 
-    /// Passes every complete frame that [`Link::fill`] read into `buffer` to `take`, and stores the
-    /// rest. Returns whether the socket may have more bytes.
+    /// Passes every complete frame that [`Link::fill`] read to `take`, and stores the rest. Returns
+    /// whether the socket may have more bytes.
     #[inline]
     pub fn hand_out(
         &mut self,
         filled: Filled,
-        buffer: &[u8],
+        buffers: &Buffers,
         mut take: impl FnMut(&Frame<'_>) -> Result<(), Failure>,
     ) -> Result<bool, Failure> {
-        let Filled { bytes, in_front } = filled;
+        let Filled { bytes, in_front, is_full } = filled;
+        let buffer = if self.layers.is_some() { &buffers.plain } else { &*buffers.raw };
         self.incomplete.go_on(&buffer[..bytes], in_front, |bytes| {
             let mut rest = bytes;
             while let Front::Whole(frame) = front(rest)? {
@@ -104,7 +167,7 @@ impl Link {
             Ok::<_, Failure>(bytes.len() - rest.len())
         })?;
         // epoll(7): a short read has emptied a stream socket, and the next event reports more.
-        Ok(bytes == buffer.len() || self.peer_closed)
+        Ok(is_full || self.peer_closed)
     }
 }
 
@@ -147,11 +210,11 @@ mod tests {
         let ours = Blocking::connect(listener.local_addr().unwrap()).unwrap();
         let (theirs, _) = listener.accept().unwrap();
         ours.set_nonblocking(true).unwrap();
-        (Link::new(TcpStream::from_std(ours)), theirs)
+        (Link::new(TcpStream::from_std(ours), None), theirs)
     }
 
     /// Reads until `count` frames have arrived. Returns their lengths.
-    fn frames(link: &mut Link, buffer: &mut [u8], count: usize) -> Vec<usize> {
+    fn frames(link: &mut Link, buffer: &mut Buffers, count: usize) -> Vec<usize> {
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
         let mut lengths = Vec::new();
         while lengths.len() < count {
@@ -190,7 +253,7 @@ mod tests {
             }
             peer
         });
-        let mut buffer = [0; 512];
+        let mut buffer = Buffers::new(512);
         assert_eq!(frames(&mut link, &mut buffer, sizes.len()), expected);
         let peer = writer.join().unwrap();
         drop(peer);

@@ -6,6 +6,7 @@ use super::{FIELDS, Kind, Scenario, Target, Waiting};
 use crate::options::{Address, Output, Usage, seconds, version};
 use crate::plan::{Pace, Version};
 use crate::report::print;
+use crate::transport::TransportArgs;
 use anyhow::{Context, Result, bail, ensure};
 use clap::builder::{PossibleValue, PossibleValuesParser, RangedI64ValueParser, TypedValueParser};
 use clap::{Args, Parser, ValueEnum};
@@ -89,6 +90,8 @@ pub struct LoadArgs {
     /// Maximum number of clients that are connecting at the same time, 1 to 1000000
     #[arg(long, value_name = "CLIENTS", default_value_t = 64, value_parser = up_to(COUNT_MAX))]
     pub connects_pending_max: u32,
+    #[command(flatten)]
+    pub transport: TransportArgs,
     /// Maximum number of seconds without a delivery: after that the run ends, and outstanding messages count as lost;
     /// also the timeout of a connect
     #[arg(long, value_name = "S", default_value = "5", value_parser = seconds)]
@@ -110,7 +113,8 @@ pub struct TargetArgs {
     #[arg(long, value_name = "PID")]
     pub pid: Option<u32>,
     /// Command that starts the broker, which is ended after the run; {listen} becomes 127.0.0.1:PORT with a free port,
-    /// {port} only that port, {dir} a new directory
+    /// {port} only that port,
+    /// {dir} a new directory, {scheme} mqtt, mqtts, ws or wss, as the options of TLS and WebSocket say
     #[arg(long, value_name = "COMMAND", conflicts_with_all = ["host", "port", "pid"])]
     pub broker: Option<String>,
     #[command(flatten)]
@@ -151,7 +155,9 @@ impl RunArgs {
     /// The scenario to run; `None` if the list of them is to be printed.
     pub fn scenario(&self) -> Result<Option<Scenario>> {
         let What::Run(kind) = self.what else { return Ok(None) };
-        self.load.scenario(kind).map(Some)
+        let mut scenario = self.load.scenario(kind)?;
+        scenario.transport = scenario.transport.to_host(&self.target.address.host)?;
+        Ok(Some(scenario))
     }
 }
 
@@ -160,7 +166,7 @@ pub fn command(args: &RunArgs, stop: &AtomicBool) -> Result<bool> {
     let Some(mut scenario) = args.scenario().map_err(Usage)? else { return list().map(|()| true) };
     scenario.progress = !args.output.quiet;
     let cpus = args.target.cpus().map_err(Usage)?;
-    let mut target = args.target.start(&cpus, scenario.options.version)?;
+    let mut target = args.target.start(&cpus, &scenario)?;
     pin(&cpus.bench)?;
     let report = super::run(&scenario, &mut target, stop)?;
     print(&report, args.output.json)?;
@@ -208,6 +214,7 @@ impl LoadArgs {
         );
         ensure!(!self.duration.is_zero(), "--duration must be more than nothing");
         scenario.options = self.clone();
+        scenario.transport = self.transport.settle()?;
         scenario.waiting = self.waiting.unwrap_or(scenario.waiting);
         scenario.pace = self.pace(kind, scenario.pace)?;
         self.set_counts(&mut scenario)?;
@@ -297,9 +304,9 @@ impl TargetArgs {
     }
 
     /// Starts the broker, or uses the running one.
-    pub fn start(&self, cpus: &Cpus, version: Version) -> Result<Target> {
+    pub fn start(&self, cpus: &Cpus, scenario: &Scenario) -> Result<Target> {
         if let Some(command) = &self.broker {
-            return Target::start(command, &cpus.broker, version);
+            return Target::start(command, &cpus.broker, scenario);
         }
         let mut target = Target::at(self.address.resolve()?, self.pid);
         if let Some(pid) = self.pid {

@@ -101,6 +101,8 @@ pub struct Window {
 /// The options of the load.
 #[derive(Debug, Clone, Serialize)]
 pub struct Options {
+    /// mqtt, mqtts, ws or wss.
+    pub scheme: &'static str,
     pub version: u8,
     pub qos: u8,
     pub size: usize,
@@ -120,6 +122,10 @@ pub struct Connects {
     pub started: u32,
     pub connected: u32,
     pub failed: u32,
+    /// TLS handshakes; null without TLS.
+    pub tls_full: Option<u32>,
+    /// Those that resumed a session.
+    pub tls_resumed: Option<u32>,
     pub per_s: Option<f64>,
     pub latency_us: Option<Latency>,
     pub cpu_us_each: Option<f64>,
@@ -297,6 +303,7 @@ impl Options {
         };
         let count = |clients: usize| u32::try_from(clients).unwrap_or(u32::MAX);
         Self {
+            scheme: scenario.transport.scheme(),
             version: scenario.options.version.level(),
             qos: scenario.options.qos,
             size: scenario.options.size,
@@ -316,10 +323,13 @@ impl Connects {
     fn of(counts: &Counts, measured: &Measured) -> Self {
         let used = measured.before.zip(measured.connected).map(|(before, after)| after.since(before));
         let connected = f64::from(counts.connected);
+        let tls = counts.handshakes().is_some();
         Self {
             started: counts.started,
             connected: counts.connected,
             failed: counts.failed,
+            tls_full: tls.then_some(counts.tls_full),
+            tls_resumed: tls.then_some(counts.tls_resumed),
             per_s: ratio(connected, as_seconds(measured.connect_ns)),
             latency_us: counts.connect_latency.latency(),
             cpu_us_each: used.and_then(|used| ratio(as_seconds(used.total_ns) * 1e6, connected)),

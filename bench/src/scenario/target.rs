@@ -3,7 +3,6 @@
 
 use super::usage::process;
 use super::{Kind, Scenario, Waiting};
-use crate::plan::Version;
 use anyhow::{Context, Result, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
@@ -24,8 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);
 /// Lines shown of a failed broker's log.
 const LOG_LINES: usize = 20;
-/// Text before the address that Grapnel prints once it listens.
-const LISTENING: &str = "listening on mqtt://";
+/// Text before the scheme and address that Grapnel prints once it listens.
+const LISTENING: &str = "listening on ";
 
 /// A broker, as reports describe it.
 #[derive(Debug, Clone, Serialize)]
@@ -62,27 +61,28 @@ impl Target {
         Self { broker: Broker { address, pid, command: None, cpus: Vec::new() }, process: None }
     }
 
-    /// Starts `command` on these CPUs and waits until it accepts a CONNECT of `version`. In the
-    /// command `{listen}` stands for an address with a free port, `{port}` for the port alone,
-    /// `{dir}` for a fresh directory; without the first two the broker must print `listening on
-    /// mqtt://ADDR:PORT`. Dropping the target ends the broker.
-    pub fn start(command: &str, cpus: &[usize], version: Version) -> Result<Self> {
+    /// Starts `command` on these CPUs and waits until it accepts a CONNECT as in
+    /// `scenario`. In the command `{listen}` stands for an address with a free port, `{port}` for the port alone,
+    /// `{dir}` for a fresh directory, `{scheme}` for how clients connect; without the first two the
+    /// broker must print `listening on SCHEME://ADDR:PORT`. Dropping the target ends the broker.
+    pub fn start(command: &str, cpus: &[usize], scenario: &Scenario) -> Result<Self> {
         // It inherits our limit of open files; that of a login shell is low for a broker.
         grapnel_floor::descriptors::raise_limit();
-        let process = Process::start(command, cpus)?;
+        let process = Process::start(command, cpus, scenario.transport.scheme())?;
         let address = process.promised.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
         let mut target = Self::at(address, Some(process.child.id()));
         (target.broker.command, target.broker.cpus) = (Some(command.to_owned()), cpus.to_vec());
         target.process = Some(process);
-        target.await_ready(version)?;
+        target.await_ready(scenario)?;
         Ok(target)
     }
 
-    fn await_ready(&mut self, version: Version) -> Result<()> {
+    fn await_ready(&mut self, wanted: &Scenario) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
-        let mut last =
-            "it did not say \"listening on mqtt://ADDR:PORT\"; put {listen} or {port} into --broker"
-                .to_owned();
+        let mut last = format!(
+            "it did not say \"listening on {}://ADDR:PORT\"; put {{listen}} or {{port}} into --broker",
+            wanted.transport.scheme()
+        );
         loop {
             if let Some(end) = self.ended(Duration::ZERO) {
                 bail!("the broker did not start: {}\n{}", end.what, end.log);
@@ -90,7 +90,7 @@ impl Target {
             let Some(process) = &mut self.process else { return Ok(()) };
             if let Some(addr) = process.address() {
                 self.broker.address = addr;
-                match connect_once(addr, version) {
+                match connect_once(addr, wanted) {
                     Ok(()) => return Ok(()),
                     Err(error) => last = format!("{error:#}"),
                 }
@@ -113,10 +113,11 @@ impl Target {
 }
 
 /// Connects once. Fails with the reason if there is no successful CONNACK within a second.
-fn connect_once(broker: SocketAddr, version: Version) -> Result<()> {
+fn connect_once(broker: SocketAddr, wanted: &Scenario) -> Result<()> {
     let mut scenario = Scenario::new(Kind::ConnectStorm);
     (scenario.connections, scenario.waiting) = (1, Waiting::Sleep);
-    (scenario.options.version, scenario.options.patience) = (version, Duration::from_secs(1));
+    (scenario.options.version, scenario.options.patience) = (wanted.options.version, Duration::from_secs(1));
+    scenario.transport = wanted.transport.clone();
     let report = super::run(&scenario, &mut Target::at(broker, None), &AtomicBool::new(false))?;
     report.errors.into_keys().next().map_or(Ok(()), |error| bail!("{error}"))
 }
@@ -127,11 +128,12 @@ struct Process {
     child: Child,
     /// The address that the command line gave it.
     promised: Option<SocketAddr>,
+    scheme: &'static str,
     dir: TempDir,
 }
 
 impl Process {
-    fn start(command: &str, cpus: &[usize]) -> Result<Self> {
+    fn start(command: &str, cpus: &[usize], scheme: &'static str) -> Result<Self> {
         let dir =
             TempDir::with_prefix("grapnel-bench-").context("cannot create a directory for the broker")?;
         let mut words = shlex::split(command).context("a quote in --broker is not closed")?;
@@ -142,7 +144,7 @@ impl Process {
                 *word =
                     word.replace("{listen}", &addr.to_string()).replace("{port}", &addr.port().to_string());
             }
-            *word = word.replace("{dir}", &dir.path().to_string_lossy());
+            *word = word.replace("{dir}", &dir.path().to_string_lossy()).replace("{scheme}", scheme);
         }
         // The kernel ends it with us even if we are killed; without setpriv, only our own end does.
         if Path::new("/usr/bin/setpriv").exists() {
@@ -165,7 +167,7 @@ impl Process {
         pin(cpus)?;
         let started = command.spawn().with_context(|| format!("cannot start {program}; is it there?"));
         sched_setaffinity(None, &ours).context("cannot restore the CPU affinity")?;
-        Ok(Self { child: started?, promised, dir })
+        Ok(Self { child: started?, promised, scheme, dir })
     }
 
     fn said(&self) -> String {
@@ -187,7 +189,7 @@ impl Process {
 
     /// Its address: from the command line, or from its log.
     fn address(&self) -> Option<SocketAddr> {
-        self.promised.or_else(|| listening(&self.said()))
+        self.promised.or_else(|| listening(&self.said(), self.scheme))
     }
 }
 
@@ -215,9 +217,12 @@ fn free_address() -> Result<SocketAddr> {
     listener.local_addr().context("cannot read the address of a listener")
 }
 
-fn listening(log: &str) -> Option<SocketAddr> {
+fn listening(log: &str, scheme: &str) -> Option<SocketAddr> {
     let whole_lines = &log[..=log.rfind('\n')?];
-    whole_lines.lines().find_map(|line| line.split_once(LISTENING)?.1.split_whitespace().next()?.parse().ok())
+    whole_lines.lines().find_map(|line| {
+        let address = line.split_once(LISTENING)?.1.strip_prefix(scheme)?.strip_prefix("://")?;
+        address.split_whitespace().next()?.parse().ok()
+    })
 }
 
 /// Binds the calling thread, and what it starts from now on, to these CPUs; an empty list changes
@@ -283,7 +288,12 @@ mod tests {
     #[test]
     fn the_address_is_read_from_a_whole_line() {
         let addr = "127.0.0.1:4711".parse().unwrap();
+        let listening = |log: &str| listening(log, "mqtt");
         assert_eq!(listening("hello\nlistening on mqtt://127.0.0.1:4711\nready\n"), Some(addr));
+        assert_eq!(
+            listening("listening on mqtts://127.0.0.1:1\nlistening on mqtt://127.0.0.1:4711\n"),
+            Some(addr)
+        );
         assert_eq!(listening("INFO listening on mqtt://127.0.0.1:4711 (plain)\n"), Some(addr));
         assert_eq!(listening("hello\nlistening on mqtt://127.0.0.1:47"), None, "the rest is yet to come");
         assert_eq!(listening(""), None);

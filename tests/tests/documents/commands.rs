@@ -21,6 +21,7 @@ const NOT_RUN: [(&str, &str, &str); 9] = [
         "it takes hours; CI runs these tests over some transports",
     ),
     ("bench/README.md", "ulimit -n 110000", "100,000 connections are more than most machines allow"),
+    ("bench/README.md", "grapnel-bench conn -p 8883", "needs a broker with certificates"),
     ("bench/README.md", "just bench-floor ", "takes hours"),
     ("bench/README.md", "just bench-instructions ", "just nightly runs it; the rest takes hours"),
     ("bench/README.md", "scripts/bench-floor --duration 1", "takes hours"),

@@ -31,6 +31,7 @@ macro_rules! on_both {
 mod browser;
 mod drain;
 mod ends;
+mod generator;
 mod handoff;
 mod hostile;
 mod idle;

@@ -18,6 +18,9 @@ impl fmt::Display for Report {
         rows.row("scenario", format!("{}: {}", self.scenario.name(), self.load()))?;
         rows.row("broker", self.who())?;
         rows.row("connects", self.connecting())?;
+        let handshakes = self.connects.tls_full.zip(self.connects.tls_resumed);
+        let handshakes = handshakes.map(|(full, resumed)| format!("{full} full, {resumed} resumed"));
+        rows.some("TLS handshakes", handshakes)?;
         rows.some("measured", measured_s.map(|measured_s| format!("{measured_s:.3} s")))?;
         if self.scenario.has_messages() {
             let Window { sent, delivered, sent_per_s, delivered_per_s, delivered_bytes_per_s, .. } =
@@ -56,7 +59,7 @@ impl Report {
         let options = &self.options;
         if !self.scenario.has_messages() {
             let connections = counted(options.connections, "connection");
-            return format!("{connections}, MQTT version {}", options.version);
+            return format!("{connections}, {}, MQTT version {}", options.scheme, options.version);
         }
         let filters = above_zero(options.filters.into());
         let filters = filters.map(|count| format!(" with {}", counted(count, "filter"))).unwrap_or_default();
@@ -66,8 +69,13 @@ impl Report {
             _ => String::new(),
         };
         format!(
-            "{} to {}{filters}, QoS {}, {} bytes, {pace}, version {}",
-            options.publishers, options.subscribers, options.qos, options.size, options.version
+            "{} to {}{filters}, QoS {}, {} bytes, {pace}, {}, version {}",
+            options.publishers,
+            options.subscribers,
+            options.qos,
+            options.size,
+            options.scheme,
+            options.version
         )
     }
 
