@@ -353,7 +353,7 @@ impl<'s> Engine<'s> {
             self.shared.now_ns = self.clock.now_ns();
         }
         if client.state == State::Opening && link.is_open() {
-            self.shared.counts.shaken(link.handshake());
+            self.shared.counts.handshakes.add(link.handshake());
             client.open(&mut self.shared)?;
         }
         let mut more_to_read = false;

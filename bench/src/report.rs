@@ -168,7 +168,7 @@ impl fmt::Display for Summary<'_> {
         let rate = |rate: Option<f64>| rate.map(|rate| format!("  ({rate:.0}/s)")).unwrap_or_default();
         let connects = rate(self.connects_per_s);
         rows.row("clients", format!("{} connected of {}{connects}", counts.connected, self.clients))?;
-        rows.some("TLS handshakes", counts.handshakes())?;
+        rows.some("TLS handshakes", counts.handshakes.any())?;
         rows.row("failed", counts.failed)?;
         rows.row("disconnects", format!("{} unexpected", counts.disconnects))?;
         if self.command == "pub" {

@@ -3,6 +3,7 @@
 //! of each connection of it. Files are read here, once; nothing here opens a connection.
 
 mod args;
+mod sessions;
 mod trust;
 
 pub use args::{TransportArgs, TrustArgs};
@@ -11,11 +12,9 @@ use anyhow::{Result, ensure};
 use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
+use sessions::Sessions;
 use std::net::SocketAddr;
 use std::sync::Arc;
-
-/// Servers whose sessions are remembered. There is one; of TLS 1.3 rustls keeps eight tickets of it.
-const SERVERS_MAX: usize = 8;
 
 /// What carries MQTT. The default is TCP alone.
 #[derive(Debug, Clone, Default)]
@@ -56,7 +55,7 @@ impl Transport {
     }
 
     /// The same for the host of this name. Fails if TLS has no other name and cannot use this one.
-    pub fn to_host(mut self, host: &str) -> Result<Self> {
+    pub fn with_host(mut self, host: &str) -> Result<Self> {
         let needs_name = self.tls.as_ref().is_some_and(|tls| tls.name.is_none());
         ensure!(
             !needs_name || ServerName::try_from(host).is_ok(),
@@ -71,11 +70,8 @@ impl Transport {
         let mut fresh = self.clone();
         if let Some(tls) = &mut fresh.tls {
             let mut config = ClientConfig::clone(&tls.config);
-            config.resumption = if tls.resumes {
-                Resumption::in_memory_sessions(SERVERS_MAX)
-            } else {
-                Resumption::disabled()
-            };
+            config.resumption =
+                if tls.resumes { Resumption::store(Arc::<Sessions>::default()) } else { Resumption::disabled() };
             tls.config = Arc::new(config);
         }
         fresh

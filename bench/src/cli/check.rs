@@ -107,7 +107,7 @@ fn connections(args: &CommonArgs, command: &str) -> Result<Setup> {
             "--password and --prefix can have {TEXT_BYTES_MAX} bytes at most"
         );
     }
-    let transport = args.transport.settle()?.to_host(&args.address.host)?.fresh();
+    let transport = args.transport.settle()?.with_host(&args.address.host)?.fresh();
     let broker = args.address.resolve()?;
     if let Some(foreign) = args.ifaddr.iter().find(|source| source.is_ipv4() != broker.is_ipv4()) {
         bail!("--ifaddr {foreign} is not of the same family as the broker's address {broker}");

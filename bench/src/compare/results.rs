@@ -4,6 +4,7 @@
 use super::Run;
 use super::args::MeasuredBroker;
 use super::case::Case;
+use crate::engine::counts::Handshakes;
 use crate::scenario::{Kind, Report};
 use serde::Serialize;
 
@@ -129,9 +130,9 @@ fn cell(case: &Case, broker: &MeasuredBroker, reference: &MeasuredBroker, runs: 
         p50_us: all(&|report| Some(report.latency_us.as_ref()?.p50)),
         p99_us: all(&|report| Some(report.latency_us.as_ref()?.p99)),
         resumed: all(&|report| {
-            let connects = &report.connects;
-            let (full, resumed) = (f64::from(connects.tls_full?), f64::from(connects.tls_resumed?));
-            (report.scenario == Kind::ConnectStorm).then(|| resumed / (full + resumed))
+            let Handshakes { full, resumed } = report.connects.handshakes?;
+            let is_storm = report.scenario == Kind::ConnectStorm;
+            is_storm.then(|| f64::from(resumed) / (f64::from(full) + f64::from(resumed)))
         }),
         share: all(&|report| Some(report.window.cpu.as_ref()?.all.share)),
         rss_bytes: all(&|report| Some(report.memory.as_ref()?.now.rss_bytes as f64)),

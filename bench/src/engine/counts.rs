@@ -26,10 +26,9 @@ pub struct Counts {
     pub failed: u32,
     /// Connections of ready clients lost, other than by the end of the run.
     pub disconnects: u32,
-    /// Full TLS handshakes.
-    pub tls_full: u32,
-    /// TLS handshakes that resumed an earlier session.
-    pub tls_resumed: u32,
+    /// TLS handshakes; zero without TLS.
+    #[serde(rename = "tls_handshakes")]
+    pub handshakes: Handshakes,
     /// Messages written, each once.
     pub sent: u64,
     /// QoS 1 and 2 messages whose PUBACK or PUBCOMP has arrived.
@@ -98,21 +97,6 @@ impl Counts {
         true
     }
 
-    /// Counts the TLS handshake of a connection, if it had one.
-    pub fn shaken(&mut self, handshake: Option<HandshakeKind>) {
-        match handshake {
-            Some(HandshakeKind::Resumed) => self.tls_resumed += 1,
-            Some(_) => self.tls_full += 1,
-            None => {}
-        }
-    }
-
-    /// The TLS handshakes as text, if there were any.
-    pub fn handshakes(&self) -> Option<String> {
-        let Self { tls_full: full, tls_resumed: resumed, .. } = self;
-        (full + resumed > 0).then(|| format!("{full} full, {resumed} resumed"))
-    }
-
     /// Switches the latency meters of messages.
     pub fn measure(&mut self, on: bool) {
         (self.latency.on, self.ack_latency.on) = (on, on);
@@ -121,6 +105,37 @@ impl Counts {
     /// QoS 1 and 2 messages that were never acknowledged.
     pub fn unacked(&self) -> u64 {
         self.in_flight + self.abandoned
+    }
+}
+
+/// Numbers of TLS handshakes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Handshakes {
+    /// Full ones.
+    pub full: u32,
+    /// Those that resumed an earlier session.
+    pub resumed: u32,
+}
+
+impl Handshakes {
+    /// Counts the handshake of a connection, if it had one.
+    pub fn add(&mut self, kind: Option<HandshakeKind>) {
+        match kind {
+            Some(HandshakeKind::Resumed) => self.resumed += 1,
+            Some(_) => self.full += 1,
+            None => {}
+        }
+    }
+
+    /// `None` if there were none.
+    pub fn any(self) -> Option<Self> {
+        (self != Self::default()).then_some(self)
+    }
+}
+
+impl fmt::Display for Handshakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} full, {} resumed", self.full, self.resumed)
     }
 }
 

@@ -156,7 +156,7 @@ impl RunArgs {
     pub fn scenario(&self) -> Result<Option<Scenario>> {
         let What::Run(kind) = self.what else { return Ok(None) };
         let mut scenario = self.load.scenario(kind)?;
-        scenario.transport = scenario.transport.to_host(&self.target.address.host)?;
+        scenario.transport = scenario.transport.with_host(&self.target.address.host)?;
         Ok(Some(scenario))
     }
 }

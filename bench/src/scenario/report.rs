@@ -6,7 +6,7 @@ mod table;
 use super::target::{Broker, End, Target};
 use super::usage::{Memory, Times};
 use super::{Kind, Scenario, Waiting};
-use crate::engine::counts::{Counts, Latency, as_seconds};
+use crate::engine::counts::{Counts, Handshakes, Latency, as_seconds};
 use crate::engine::{MessageRecord, Shared};
 use crate::plan::{Pace, Shape};
 use serde::Serialize;
@@ -123,9 +123,7 @@ pub struct Connects {
     pub connected: u32,
     pub failed: u32,
     /// TLS handshakes; null without TLS.
-    pub tls_full: Option<u32>,
-    /// Those that resumed a session.
-    pub tls_resumed: Option<u32>,
+    pub handshakes: Option<Handshakes>,
     pub per_s: Option<f64>,
     pub latency_us: Option<Latency>,
     pub cpu_us_each: Option<f64>,
@@ -323,13 +321,11 @@ impl Connects {
     fn of(counts: &Counts, measured: &Measured) -> Self {
         let used = measured.before.zip(measured.connected).map(|(before, after)| after.since(before));
         let connected = f64::from(counts.connected);
-        let tls = counts.handshakes().is_some();
         Self {
             started: counts.started,
             connected: counts.connected,
             failed: counts.failed,
-            tls_full: tls.then_some(counts.tls_full),
-            tls_resumed: tls.then_some(counts.tls_resumed),
+            handshakes: counts.handshakes.any(),
             per_s: ratio(connected, as_seconds(measured.connect_ns)),
             latency_us: counts.connect_latency.latency(),
             cpu_us_each: used.and_then(|used| ratio(as_seconds(used.total_ns) * 1e6, connected)),

@@ -43,7 +43,7 @@ on_both! {
                 assert!(success, "{kind:?} {load}: {report}");
                 assert!(report["delivered"].as_u64() > Some(3), "{kind:?} {load}: {report}");
                 assert_eq!(report["options"]["scheme"], scheme);
-                assert_eq!(report["connects"]["tls_full"].is_null(), !kind.has_tls(), "{report}");
+                assert_eq!(report["connects"]["handshakes"].is_null(), !kind.has_tls(), "{report}");
             }
         }
     }
@@ -59,11 +59,11 @@ fn handshakes_are_full_or_resumed_as_asked() {
             );
             let (success, report) = run(&storm, &options(&site, kind));
             assert!(success, "{report}");
-            let of = |report: &Value, what: &str| report["connects"][what].as_u64().expect("TLS was spoken");
-            assert!(of(&report, "tls_full") <= 8 && of(&report, "tls_resumed") >= 52, "{version}: {report}");
+            let of = |report: &Value, what: &str| report["connects"]["handshakes"][what].as_u64().expect("TLS was spoken");
+            assert!(of(&report, "full") <= 8 && of(&report, "resumed") >= 52, "{version}: {report}");
             let (success, report) = run(&format!("{storm} --no-resume"), &options(&site, kind));
             assert!(success, "{report}");
-            assert_eq!((of(&report, "tls_full"), of(&report, "tls_resumed")), (60, 0), "{version}: {report}");
+            assert_eq!((of(&report, "full"), of(&report, "resumed")), (60, 0), "{version}: {report}");
         }
     }
     let (success, report) =

@@ -18,9 +18,7 @@ impl fmt::Display for Report {
         rows.row("scenario", format!("{}: {}", self.scenario.name(), self.load()))?;
         rows.row("broker", self.who())?;
         rows.row("connects", self.connecting())?;
-        let handshakes = self.connects.tls_full.zip(self.connects.tls_resumed);
-        let handshakes = handshakes.map(|(full, resumed)| format!("{full} full, {resumed} resumed"));
-        rows.some("TLS handshakes", handshakes)?;
+        rows.some("TLS handshakes", self.connects.handshakes.as_ref())?;
         rows.some("measured", measured_s.map(|measured_s| format!("{measured_s:.3} s")))?;
         if self.scenario.has_messages() {
             let Window { sent, delivered, sent_per_s, delivered_per_s, delivered_bytes_per_s, .. } =
