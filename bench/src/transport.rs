@@ -70,8 +70,11 @@ impl Transport {
         let mut fresh = self.clone();
         if let Some(tls) = &mut fresh.tls {
             let mut config = ClientConfig::clone(&tls.config);
-            config.resumption =
-                if tls.resumes { Resumption::store(Arc::<Sessions>::default()) } else { Resumption::disabled() };
+            config.resumption = if tls.resumes {
+                Resumption::store(Arc::<Sessions>::default())
+            } else {
+                Resumption::disabled()
+            };
             tls.config = Arc::new(config);
         }
         fresh

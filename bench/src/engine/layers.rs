@@ -145,7 +145,7 @@ impl Layers {
 fn explain(error: &Error) -> Failure {
     use CertificateError as Bad;
     let remedy = match error {
-        Error::InvalidCertificate(Bad::UnknownIssuer) => {
+        Error::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature) => {
             "; --cafile must have the CA that issued it, or --insecure trusts every broker"
         }
         Error::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => {

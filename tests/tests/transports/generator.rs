@@ -18,33 +18,51 @@ fn options(site: &Site, kind: Kind) -> Vec<String> {
     options
 }
 
-/// Runs it with a report as JSON. Returns whether it found no fault, and the report.
-fn run(arguments: &str, options: &[String]) -> (bool, Value) {
+fn start(arguments: &str, options: &[String]) -> Process {
     let mut command = command(plugin::built("grapnel-bench"));
-    command.args(arguments.split(' ')).args(["--json", "--quiet"]).args(options);
-    let mut process = Process::start("grapnel-bench", command, None);
+    command.args(arguments.split(' ')).arg("--json").args(options);
+    Process::start("grapnel-bench", command, None)
+}
+
+/// Its end: whether it found no fault, and its report.
+fn end(mut process: Process) -> (bool, Value) {
     let status = process.wait(PATIENCE).expect("every wait of the generator has an end");
     let report = process.lines(|line| serde_json::from_str(line).ok()).pop();
-    (status.success(), report.unwrap_or_else(|| panic!("{arguments}: {}", process.log())))
+    (status.success(), report.unwrap_or_else(|| panic!("{}", process.log())))
+}
+
+fn run(arguments: &str, options: &[String]) -> (bool, Value) {
+    end(start(arguments, options))
 }
 
 on_both! {
     fn every_message_arrives(site) {
         let files = site.certificates();
-        for (kind, scheme) in [(Kind::Tls, "mqtts"), (Kind::Mutual, "mqtts"), (Kind::Ws, "ws"), (Kind::Wss, "wss")] {
+        let kinds = [(Kind::Tls, "mqtts"), (Kind::Mutual, "mqtts"), (Kind::Ws, "ws"), (Kind::Wss, "wss")];
+        for (kind, scheme) in kinds {
             let mut options = options(site, kind);
             if kind == Kind::Mutual {
                 let pair = [("--certfile", files.client()), ("--keyfile", files.client_key())];
-                options.extend(pair.into_iter().flat_map(|(option, file)| [option.to_owned(), file.display().to_string()]));
+                let words = |(option, file): (&str, std::path::PathBuf)| [option.to_owned(), file.display().to_string()];
+                options.extend(pair.into_iter().flat_map(words));
             }
-            for load in ["pairs --pairs 3 -q 1", "one-to-one -w 4 --burst 4 -s 200000", "fan-out --subscribers 3 -q 2"] {
-                let arguments = format!("run {load} --warm-up 0 --duration 0.3 --waiting sleep");
-                let (success, report) = run(&arguments, &options);
-                assert!(success, "{kind:?} {load}: {report}");
-                assert!(report["delivered"].as_u64() > Some(3), "{kind:?} {load}: {report}");
-                assert_eq!(report["options"]["scheme"], scheme);
-                assert_eq!(report["connects"]["handshakes"].is_null(), !kind.has_tls(), "{report}");
+            for load in ["-q 1 -s 64", "-q 2 -s 200000"] {
+                let (qos, _) = load.split_at(4);
+                let sub = start(&format!("sub -c 2 -i 0 -t g/%i -L 40 {qos}"), &options);
+                sub.wait_for_line("ready", PATIENCE, |line| line.starts_with("ready: ").then_some(()));
+                let publish = format!("pub -c 2 -i 0 -t g/%i -I 0 -L 40 --payload-hdrs cnt {load}");
+                let (success, sent) = run(&publish, &options);
+                assert!(success, "{kind:?} {load}: {sent}");
+                let (success, received) = end(sub);
+                assert!(success, "{kind:?} {load}: {received}");
+                let counts = ["received", "lost", "duplicated", "out_of_order"];
+                let counts = counts.map(|count| received[count].as_u64());
+                assert_eq!(counts, [Some(40), Some(0), Some(0), Some(0)], "{kind:?} {load}: {received}");
             }
+            let (success, report) = run("run ping-pong --warm-up 0 --duration 0.1 --waiting sleep", &options);
+            assert!(success, "{kind:?}: {report}");
+            assert_eq!(report["options"]["scheme"], scheme);
+            assert_eq!(report["connects"]["handshakes"].is_null(), !kind.has_tls(), "{report}");
         }
     }
 }
@@ -59,7 +77,9 @@ fn handshakes_are_full_or_resumed_as_asked() {
             );
             let (success, report) = run(&storm, &options(&site, kind));
             assert!(success, "{report}");
-            let of = |report: &Value, what: &str| report["connects"]["handshakes"][what].as_u64().expect("TLS was spoken");
+            let of = |report: &Value, what: &str| {
+                report["connects"]["handshakes"][what].as_u64().expect("TLS was spoken")
+            };
             assert!(of(&report, "full") <= 8 && of(&report, "resumed") >= 52, "{version}: {report}");
             let (success, report) = run(&format!("{storm} --no-resume"), &options(&site, kind));
             assert!(success, "{report}");
