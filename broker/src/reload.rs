@@ -38,6 +38,7 @@ impl RunningListener {
             address: self.address.clone(),
             allow_anonymous: self.rules.info.allow_anonymous,
             identity: self.identity().is_some(),
+            behind_proxy: self.rules.layers.trusts_proxies(),
         }
     }
 

@@ -126,6 +126,12 @@ impl LayerRules {
         self.proxy.is_none() && self.tls.is_none() && self.websocket.is_none()
     }
 
+    /// Whether a proxy may name the clients.
+    pub(crate) fn trusts_proxies(&self) -> bool {
+        let by_header = self.websocket.as_ref().is_some_and(|settings| !settings.trusted_proxies.is_empty());
+        self.proxy.is_some() || by_header
+    }
+
     /// The layers of a new connection. `peer` is the other side of its socket; `None` for a Unix
     /// socket.
     ///

@@ -1,6 +1,6 @@
 //! When the shell must check a connection again: for a write that stalls, or a connection that is
 //! closing. One heap per shard, served by the one timer of the turn. When an alarm is set again,
-//! its old entry stays in the heap and is ignored when it is due.
+//! its old entry stays in the heap and is ignored when it is due, or removed when there are many.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -18,6 +18,9 @@ pub(crate) struct Alarm {
     pub serial: u32,
 }
 
+/// Number of alarms that are never swept.
+const SPARE: usize = 64;
+
 /// All alarms of a shard.
 #[derive(Debug, Default)]
 pub(crate) struct Alarms {
@@ -28,6 +31,16 @@ impl Alarms {
     /// Sets an alarm.
     pub fn set(&mut self, alarm: Alarm) {
         self.heap.push(Reverse(alarm));
+    }
+
+    /// Removes the alarms that are not current any more, if there may be more of them than of current
+    /// ones. `connections` is how many there are, each with at most one current alarm. The work is
+    /// that of the alarms set since the last time.
+    pub fn sweep(&mut self, connections: usize, is_current: impl Fn(&Alarm) -> bool) {
+        if self.heap.len() > 2 * connections + SPARE {
+            self.heap.retain(|Reverse(alarm)| is_current(alarm));
+            self.heap.shrink_to(2 * self.heap.len());
+        }
     }
 
     /// When the next alarm is due, milliseconds.
@@ -58,5 +71,23 @@ mod tests {
         assert_eq!(alarms.due(25).map(|alarm| alarm.token), Some(20));
         assert_eq!(alarms.due(25), None);
         assert_eq!(alarms.next_ms(), Some(30));
+    }
+
+    #[test]
+    fn alarms_of_connections_that_have_gone_are_swept() {
+        let mut alarms = Alarms::default();
+        let mut looked_at = 0;
+        for serial in 0..10_000 {
+            alarms.set(Alarm { at_ms: 1_000_000, token: 1, serial });
+            let looks = std::cell::Cell::new(0);
+            alarms.sweep(1, |alarm| {
+                looks.set(looks.get() + 1);
+                alarm.serial == serial
+            });
+            looked_at += looks.get();
+            assert!(alarms.heap.len() <= 2 + SPARE, "{}", alarms.heap.len());
+        }
+        assert!(looked_at <= 2 * 10_000, "{looked_at} looks for 10,000 alarms");
+        assert!(alarms.heap.capacity() <= 4 * SPARE, "{}", alarms.heap.capacity());
     }
 }

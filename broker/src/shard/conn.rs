@@ -146,7 +146,7 @@ impl Conn {
 
     /// Whether a due alarm is the connection's current one, which is then cleared.
     pub fn take_alarm(&mut self, alarm: &Alarm) -> bool {
-        let own = self.serial == alarm.serial && self.alarm_ms == NonZeroU64::new(alarm.at_ms);
+        let own = self.is_current(alarm);
         if own {
             self.alarm_ms = None;
         }
@@ -156,6 +156,11 @@ impl Conn {
     /// Takes the alarm back.
     pub fn clear_alarm(&mut self) {
         self.alarm_ms = None;
+    }
+
+    /// Whether an alarm is the connection's current one.
+    pub fn is_current(&self, alarm: &Alarm) -> bool {
+        self.serial == alarm.serial && self.alarm_ms == NonZeroU64::new(alarm.at_ms)
     }
 
     /// Whether an alarm is set.

@@ -154,7 +154,7 @@ impl State {
         let Some(unlogged) = self.layers_refused.record_within(LOG_EVERY_MS, self.now.mono_ms) else {
             return;
         };
-        let conn = &*self.conns[token];
+        let conn = &self.conns[token];
         let from = conn.origin();
         let to = conn.layered.as_ref().map_or_else(String::new, |layered| format!(" to listener {}", layered.listener()));
         let of = self.engine.client_id_of(conn.key).map_or_else(String::new, |id| format!(" of client {id}"));

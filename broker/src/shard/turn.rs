@@ -57,6 +57,8 @@ pub(super) fn run(state: &mut State, events: &Sender<Event>) -> std::io::Result<
         state.continue_listed();
         state.turn_due |= state.accept_waiting();
         state.flush();
+        let State { alarms, conns, .. } = &mut *state;
+        alarms.sweep(conns.len(), |alarm| conns.get(alarm.token).is_some_and(|conn| conn.is_current(alarm)));
         // A drain is over when the last connection has been removed.
         state.turn_due |= state.draining && !reports.drained && state.conns.is_empty();
         state.wait()?;

@@ -127,7 +127,7 @@ pub(crate) fn mount_of(
     key: ConnKey,
     identity: &Identity,
 ) -> Result<Option<Box<Mount>>, MountError> {
-    let peer = parts.connections.get(key).and_then(|conn| conn.peer.as_ref());
+    let peer = parts.connections.get(key).and_then(Connection::peer);
     let Some(point) = peer.and_then(|peer| peer.listener.mount_point.as_ref()) else { return Ok(None) };
     let mount = point.of_client(&identity.client_id, identity.username.as_deref())?;
     Ok(Some(Box::new(mount)))

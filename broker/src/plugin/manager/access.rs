@@ -19,12 +19,14 @@ pub struct OpenListener {
     /// Whether a client with a verified certificate may connect unless a link refuses it, because
     /// the listener takes the user name from it.
     pub identity: bool,
+    /// Whether its connections are those of proxies, whose clients may be anywhere.
+    pub behind_proxy: bool,
 }
 
 impl OpenListener {
     /// Whether other machines can reach it.
     fn is_beyond_loopback(&self) -> bool {
-        !self.address.is_local()
+        self.behind_proxy || !self.address.is_local()
     }
 }
 
@@ -198,6 +200,7 @@ mod tests {
             address: Address::Tcp(address.parse().unwrap_or_else(|_| panic!("{address} is no address"))),
             allow_anonymous: *allow_anonymous,
             identity: address.ends_with(":8883"),
+            behind_proxy: address.ends_with(":1885"),
         };
         Access::new(listeners.iter().map(listener).collect(), no_match_allow)
     }
@@ -229,6 +232,10 @@ mod tests {
             "{}",
             line(&certified, 0)
         );
+        let behind = OpenListener { behind_proxy: true, ..certified.listeners[1].clone() };
+        let local = |address: &str| Address::Tcp(address.parse().unwrap());
+        assert!(OpenListener { address: local("127.0.0.1:1"), ..behind.clone() }.is_beyond_loopback());
+        assert!(!OpenListener { address: local("127.0.0.1:1"), behind_proxy: false, ..behind }.is_beyond_loopback());
         let denies = access(&[("0.0.0.0:1884", true)], false);
         assert!(
             line(&denies, 1)

@@ -83,7 +83,8 @@ fn open_listener(listener: &ListenerConfig) -> OpenListener {
         Bind::Unix(path) => Address::Unix(path.clone()),
     };
     let identity = listener.tls.as_ref().is_some_and(|tls| tls.identity != TlsIdentity::None);
-    OpenListener { address, allow_anonymous: listener.allow_anonymous, identity }
+    let behind_proxy = listener.bind.is_local() && !listener.is_for_this_machine();
+    OpenListener { address, allow_anonymous: listener.allow_anonymous, identity, behind_proxy }
 }
 
 impl Settings {
