@@ -22,7 +22,7 @@ pub fn text(machine: &Machine, args: &CompareArgs, rows: &[Row], runs: &[Run]) -
             if !rows.is_empty() {
                 let how = if is_layered { ", through TLS or WebSocket" } else { "" };
                 let _ = writeln!(text, "\n{name}{how}:\n");
-                table(&mut text, &rows);
+                tables(&mut text, &rows);
             }
         }
     }
@@ -47,7 +47,7 @@ fn head(text: &mut String, machine: &Machine, args: &CompareArgs) {
     );
 }
 
-/// A column after the costs, shown if some cell has a value.
+/// What else was measured: a table below the costs, shown if some cell has a value.
 type Column = (&'static str, fn(&Cell) -> Option<String>);
 const COLUMNS: [Column; 5] = [
     ("in the kernel", |cell| Some(format!("{:.0} %", cell.system?.median * 100.0))),
@@ -59,29 +59,31 @@ const COLUMNS: [Column; 5] = [
     }),
 ];
 
-/// All rows are of the same brokers.
-fn table(text: &mut String, rows: &[&Row]) {
+/// The costs of these rows, and below them what else was measured. All rows are of the same brokers.
+fn tables(text: &mut String, rows: &[&Row]) {
     let names: Vec<&str> = rows[0].cells.iter().map(|cell| cell.broker.as_str()).collect();
     let reference = names[0];
-    let mut columns = COLUMNS.to_vec();
-    columns.retain(|(_, show)| rows.iter().any(|row| row.cells.iter().any(|cell| show(cell).is_some())));
-    let mut heads = vec!["case".to_owned(), reference.to_owned()];
-    for other in &names[1..] {
-        heads.extend([(*other).to_owned(), format!("{other} / {reference}")]);
+    let others = names[1..].iter().flat_map(|name| [(*name).to_owned(), format!("{name} / {reference}")]);
+    let heads = std::iter::once(reference.to_owned()).chain(others).collect();
+    table(text, heads, rows, |row| {
+        let others = row.cells[1..].iter().flat_map(|cell| [cost(cell), multiple(cell.multiple)]);
+        std::iter::once(cost(&row.cells[0])).chain(others).collect()
+    });
+    for (what, show) in COLUMNS {
+        if rows.iter().any(|row| row.cells.iter().any(|cell| show(cell).is_some())) {
+            let heads = names.iter().map(|name| format!("{name}: {what}")).collect();
+            text.push('\n');
+            table(text, heads, rows, |row| {
+                row.cells.iter().map(|cell| show(cell).unwrap_or_else(|| "-".into())).collect()
+            });
+        }
     }
-    for broker in &names {
-        heads.extend(columns.iter().map(|(what, _)| format!("{broker}: {what}")));
-    }
-    let _ = writeln!(text, "| {} |\n|{}", heads.join(" | "), "---|".repeat(heads.len()));
+}
+
+fn table(text: &mut String, heads: Vec<String>, rows: &[&Row], cells: impl Fn(&Row) -> Vec<String>) {
+    let _ = writeln!(text, "| case | {} |\n|---|{}", heads.join(" | "), "---|".repeat(heads.len()));
     for row in rows {
-        let mut cells = vec![row.case.replace(',', " "), cost(&row.cells[0])];
-        for cell in &row.cells[1..] {
-            cells.extend([cost(cell), multiple(cell.multiple)]);
-        }
-        for cell in &row.cells {
-            cells.extend(columns.iter().map(|(_, show)| show(cell).unwrap_or_else(|| "-".into())));
-        }
-        let _ = writeln!(text, "| {} |", cells.join(" | "));
+        let _ = writeln!(text, "| {} | {} |", row.case.replace(',', " "), cells(row).join(" | "));
     }
 }
 
