@@ -419,7 +419,7 @@ mod tests {
         let address: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let [first, second] = rules.map(Arc::new);
         let listen =
-            Listen { bind: address.into(), owner: FileOwner::default(), rules: Arc::clone(&first) };
+            Listen { rules: Arc::clone(&first), ..listen("127.0.0.1:0") };
         let bound = bind(&listen, 1, 128).unwrap();
         let address = tcp(&bound.local);
         let mut shares: Vec<Listening> = bound.into_shares().collect();

@@ -40,6 +40,8 @@ impl Outgoing {
 pub struct Inflight {
     packets: OnDemand<Packets>,
     next_id: NonZeroU16,
+    /// How many identifiers from the next one on are known to be unused.
+    unused: u16,
     window: u16,
 }
 
@@ -91,7 +93,7 @@ impl Inflight {
 
     /// An empty window of `window` packets (1 to 65,535).
     pub fn new(window: usize) -> Inflight {
-        Inflight { packets: OnDemand::default(), next_id: NonZeroU16::MIN, window: stored(window) }
+        Inflight { packets: OnDemand::default(), next_id: NonZeroU16::MIN, unused: 0, window: stored(window) }
     }
 
     /// Starts another connection with its own Receive Maximum [MQTT-3.3.4-9]: all packets are to be
@@ -177,15 +179,28 @@ impl Inflight {
 
     /// The next unused identifier [MQTT-2.2.1-3]. The window is below 65,535, so there is one.
     pub fn next_packet_id(&mut self) -> NonZeroU16 {
-        loop {
-            let id = self.next_id;
-            self.next_id = self.next_id.checked_add(1).unwrap_or(NonZeroU16::MIN);
-            // A collision needs an entry that is 65,535 identifiers old, so the search begins with
-            // the oldest.
-            if !self.packets.entries.iter().any(|entry| entry.packet_id == id) {
-                return id;
+        while self.unused == 0 {
+            // From here to the next identifier that is in use. Those that are used from now on are
+            // behind this one, so that the search is not needed again before.
+            let next = u32::from(self.next_id.get());
+            let ahead = |entry: &Outgoing| {
+                let id = u32::from(entry.packet_id.get());
+                if id >= next { id - next } else { id + u32::from(u16::MAX) - next }
+            };
+            let nearest = self.packets.entries.iter().map(ahead).min().unwrap_or(u32::from(u16::MAX));
+            self.unused = u16::try_from(nearest).unwrap_or(u16::MAX);
+            if self.unused == 0 {
+                self.advance_id();
             }
         }
+        self.unused -= 1;
+        self.advance_id()
+    }
+
+    /// The identifier that is next, and goes to the one behind it.
+    fn advance_id(&mut self) -> NonZeroU16 {
+        let behind = self.next_id.checked_add(1).unwrap_or(NonZeroU16::MIN);
+        std::mem::replace(&mut self.next_id, behind)
     }
 
     /// Records a PUBLISH that is being sent with an identifier from [`Inflight::next_packet_id`].
@@ -305,6 +320,27 @@ mod tests {
             subscription_ids: Box::default(),
             group: None,
             reader: 0,
+        }
+    }
+
+    #[test]
+    fn identifiers_are_unused_ones_in_turn_however_many_are_in_flight() {
+        // Every third packet stays for a while, so that the count meets some in each of its rounds.
+        let mut inflight = Inflight::new(65_535);
+        let mut staying = VecDeque::new();
+        for n in 0..200_000 {
+            let id = inflight.next_packet_id();
+            assert!(!staying.contains(&id), "{id} is in use");
+            inflight.publish(id, delivery(QoS::AtLeastOnce));
+            if n % 997 == 0 {
+                staying.push_back(id);
+                if staying.len() > 90 {
+                    let oldest = staying.pop_front().unwrap();
+                    inflight.puback(oldest).unwrap();
+                }
+            } else {
+                inflight.puback(id).unwrap();
+            }
         }
     }
 
