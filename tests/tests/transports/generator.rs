@@ -107,7 +107,7 @@ fn what_does_not_fit_together_is_named() {
             "--sni gives another name than the host",
         ),
         ("conn -c 1", options(&site, Kind::Mutual), "give one with --cert and --key"),
-        ("conn -c 1 --tls --insecure", port(Kind::Tcp), "TLS: "),
+        ("conn -c 1 --tls --insecure", port(Kind::Tcp), "connection closed by the broker"),
         ("conn -c 1 --ws-path /other", options(&site, Kind::Ws), "404 Not Found; is --ws-path right?"),
         ("conn -c 1 --connect-timeout 5 --ws", port(Kind::Tcp), ""),
     ] {
