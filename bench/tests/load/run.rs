@@ -245,9 +245,9 @@ fn the_report_has_the_keys_of_the_readme() {
         (&report["broker"], "address pid command cpus"),
         (
             &report["options"],
-            "version qos size window burst rate publishers subscribers connections filters waiting",
+            "scheme version qos size window burst rate publishers subscribers connections filters waiting",
         ),
-        (&report["connects"], "started connected failed per_s latency_us cpu_us_each"),
+        (&report["connects"], "started connected failed handshakes per_s latency_us cpu_us_each"),
         (
             &report["cpu"],
             "total_s user_s system_s share waited us_per_delivery user_us_per_delivery system_us_per_delivery",
