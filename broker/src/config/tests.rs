@@ -256,7 +256,10 @@ fn each_mistake_in_a_file_has_its_sentence() {
             "[plugins.tap]\nrequired = \"yes\"",
             "grapnel.toml:2: plugins.tap.required must be true or false, not \"yes\"",
         ),
-        ("[plugins.tap]\nconfig = 3", "grapnel.toml:2: plugins.tap.config must be a table, not a single value"),
+        (
+            "[plugins.tap]\nconfig = 3",
+            "grapnel.toml:2: plugins.tap.config must be a table, not a single value",
+        ),
         (
             "[plugins.tap]\nconfig = { x = nan }",
             "grapnel.toml:2: plugins.tap.config holds NaN, which cannot be passed to a plugin",

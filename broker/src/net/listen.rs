@@ -416,10 +416,8 @@ mod tests {
             SocketOptions { nodelay: false, receive_buffer_bytes: 16_384, ..SocketOptions::default() },
         ];
         let rules = both.map(|socket| ListenerRules { socket, ..ListenerRules::plain(Arc::default()) });
-        let address: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let [first, second] = rules.map(Arc::new);
-        let listen =
-            Listen { rules: Arc::clone(&first), ..listen("127.0.0.1:0") };
+        let listen = Listen { rules: Arc::clone(&first), ..listen("127.0.0.1:0") };
         let bound = bind(&listen, 1, 128).unwrap();
         let address = tcp(&bound.local);
         let mut shares: Vec<Listening> = bound.into_shares().collect();

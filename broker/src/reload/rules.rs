@@ -12,12 +12,12 @@ use crate::net::{LayerRules, ListenerRules, SocketOptions};
 use crate::transport::address_list::AddressList;
 use crate::transport::proxy::ProxySettings;
 use crate::transport::tls::{
-    ALPN_MQTT, ALPN_WEBSOCKET, CertificateFiles, ClientCertificates, Identity, SESSIONS_DEFAULT,
-    TlsHandle, TlsSettings,
+    ALPN_MQTT, ALPN_WEBSOCKET, CertificateFiles, ClientCertificates, Identity, SESSIONS_DEFAULT, TlsHandle,
+    TlsSettings,
 };
 use crate::transport::tls::{TlsVersion as Version, TlsWarning};
-use crate::transport::websocket::{Origins, WebSocketSettings};
 use crate::transport::websocket::forwarded::ForwardedHeader;
+use crate::transport::websocket::{Origins, WebSocketSettings};
 
 /// Handshakes are not limited by listeners without TLS: `limits.connects_pending_max` is enough.
 const NO_LIMIT: u64 = 0;

@@ -94,7 +94,9 @@ impl State {
             }
             // The kernel takes no size back; the others stay as they are with 0.
             if rules.socket.receive_buffer_bytes == 0 && acceptor.rules.socket.receive_buffer_bytes > 0 {
-                tracing::warn!("listener {name}: receive_buffer_bytes = 0 has its effect with the next start");
+                tracing::warn!(
+                    "listener {name}: receive_buffer_bytes = 0 has its effect with the next start"
+                );
             }
             acceptor.rules = Arc::clone(rules);
         }

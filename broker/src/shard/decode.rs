@@ -144,7 +144,12 @@ impl State {
 
     /// Ends a connection whose handshake takes too long.
     pub(super) fn end_slow_handshake(&mut self, token: Token) {
-        self.end_layers(token, &LayerError::Refused("its TLS handshake, or what precedes MQTT behind it, has taken too long".to_owned()));
+        self.end_layers(
+            token,
+            &LayerError::Refused(
+                "its TLS handshake, or what precedes MQTT behind it, has taken too long".to_owned(),
+            ),
+        );
     }
 
     /// Counts a connection that its layers have refused, and logs that at a limited rate.
@@ -156,7 +161,10 @@ impl State {
         };
         let conn = &self.conns[token];
         let from = conn.origin();
-        let to = conn.layered.as_ref().map_or_else(String::new, |layered| format!(" to listener {}", layered.listener()));
+        let to = conn
+            .layered
+            .as_ref()
+            .map_or_else(String::new, |layered| format!(" to listener {}", layered.listener()));
         let of = self.engine.client_id_of(conn.key).map_or_else(String::new, |id| format!(" of client {id}"));
         let more =
             if unlogged == 0 { String::new() } else { format!("; {unlogged} more since the last line") };

@@ -10,7 +10,8 @@ use super::shards::{Fixture, plugin_file, request};
 
 fn fixture(address: &str, allow_anonymous: bool) -> Fixture {
     let address: std::net::SocketAddr = address.parse().unwrap();
-    let listener = OpenListener { address: address.into(), allow_anonymous, identity: false, behind_proxy: false };
+    let listener =
+        OpenListener { address: address.into(), allow_anonymous, identity: false, behind_proxy: false };
     Fixture::with(2, |settings| settings.listeners = vec![listener])
 }
 

@@ -174,10 +174,10 @@ fn idle_clients_take_little(driver: &str) {
     else {
         return;
     };
-    let each = |clients: &[TcpStream], before| (anonymous(&broker) - before) / clients.len() as u64;
+    let each = |clients: &[Socket], before| (anonymous(&broker) - before) / clients.len() as u64;
     drop(known(&broker, "first"));
     let before = anonymous(&broker);
-    let mut clients: Vec<TcpStream> =
+    let mut clients: Vec<Socket> =
         (0..IDLE_CLIENTS).map(|number| known(&broker, &format!("idle-{number:05}"))).collect();
     let idle = each(&clients, before);
     for (number, client) in clients.iter_mut().enumerate() {

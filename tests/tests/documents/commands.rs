@@ -12,7 +12,7 @@ use grapnel_tests::repository::{assert_none, files_with, text};
 pub const KINDS: [&str; 2] = ["console", CLONE];
 const CLONE: &str = "console clone";
 /// Blocks that are not run: page, first command, and why.
-const NOT_RUN: [(&str, &str, &str); 9] = [
+const NOT_RUN: [(&str, &str, &str); 10] = [
     ("CONTRIBUTING.md", "scripts/run ", "README.md has it; the rest are the layers of tests, which CI runs"),
     ("CONTRIBUTING.md", "scripts/test --only protocol", "CI runs these tests; building them takes too long"),
     (

@@ -79,7 +79,9 @@ fn pour(socket: &mut TcpStream, bytes: &[u8], most: usize) -> usize {
             Ok(count) => {
                 (taken, at, last) = (taken + count, (at + count) % bytes.len(), Instant::now());
             }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(Duration::from_millis(5)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                std::thread::sleep(Duration::from_millis(5))
+            }
             Err(_) => break,
         }
     }

@@ -235,7 +235,10 @@ mod tests {
         let behind = OpenListener { behind_proxy: true, ..certified.listeners[1].clone() };
         let local = |address: &str| Address::Tcp(address.parse().unwrap());
         assert!(OpenListener { address: local("127.0.0.1:1"), ..behind.clone() }.is_beyond_loopback());
-        assert!(!OpenListener { address: local("127.0.0.1:1"), behind_proxy: false, ..behind }.is_beyond_loopback());
+        assert!(
+            !OpenListener { address: local("127.0.0.1:1"), behind_proxy: false, ..behind }
+                .is_beyond_loopback()
+        );
         let denies = access(&[("0.0.0.0:1884", true)], false);
         assert!(
             line(&denies, 1)

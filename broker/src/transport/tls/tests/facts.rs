@@ -32,7 +32,8 @@ fn what_a_proxy_says_of_its_own_tls_does_not_count() {
     let listener = Listener::new();
     let session = Session::open(&listener.load(), client(&listener.ca, TLS13, None));
     let of_proxy = TlsFacts { version: "TLSv1.2".to_owned(), ..TlsFacts::default() };
-    let certificate = Some(CertificateFacts { common_name: "admin".to_owned(), ..CertificateFacts::default() });
+    let certificate =
+        Some(CertificateFacts { common_name: "admin".to_owned(), ..CertificateFacts::default() });
     let of_proxy = TlsFacts { certificate, ..of_proxy };
     let mut facts = PeerFacts { tls: Some(of_proxy.into()), ..PeerFacts::default() };
     session.layer.describe(&mut facts);

@@ -204,7 +204,8 @@ fn origins_are_compared_if_any_are_listed() {
 #[test]
 fn a_listener_for_this_machine_takes_no_pages_of_others() {
     let settings = WebSocketSettings { origins: Origins::ThisMachine, ..WebSocketSettings::default() };
-    let near = ["http://localhost", "http://LocalHost:8080", "https://app.localhost:1", "http://127.0.0.1:80"];
+    let near =
+        ["http://localhost", "http://LocalHost:8080", "https://app.localhost:1", "http://127.0.0.1:80"];
     for origin in near.into_iter().chain(["http://[::1]:8080", "http://127.255.0.1"]) {
         let mut layer = layer(settings.clone());
         assert_eq!(feed(&mut layer, &request(GET, &[("Origin", origin)])).0, Ok(()), "{origin}");
@@ -212,8 +213,11 @@ fn a_listener_for_this_machine_takes_no_pages_of_others() {
     let mut without = layer(settings.clone());
     assert_eq!(feed(&mut without, &good()).0, Ok(()), "a program sends none");
     // "broker.example" is the host of the request: a name that its owner may let lead anywhere.
-    let far = ["https://broker.example", "http://localhost.example", "http://xlocalhost", "null", "localhost"];
-    for origin in far.into_iter().chain(["http://[::2]", "http://128.0.0.1", "http://[::1", "file://", "\u{e9}"]) {
+    let far =
+        ["https://broker.example", "http://localhost.example", "http://xlocalhost", "null", "localhost"];
+    for origin in
+        far.into_iter().chain(["http://[::2]", "http://128.0.0.1", "http://[::1", "file://", "\u{e9}"])
+    {
         let (status, _, _, log) = refused(settings.clone(), &request(GET, &[("Origin", origin)]));
         assert_eq!(status, 403, "{origin}");
         assert!(log.contains("origins"), "{log}");
@@ -225,7 +229,10 @@ fn what_a_client_wrote_comes_into_the_log_escaped_and_cut() {
     let long = format!("GET /{} HTTP/1.1", "x".repeat(200));
     let (_, _, _, log) = refused(WebSocketSettings::default(), &request(&long, &[]));
     assert!(log.contains("/xxx") && log.len() < 200, "{log}");
-    let settings = WebSocketSettings { origins: Origins::Listed(vec!["https://a".into()]), ..WebSocketSettings::default() };
+    let settings = WebSocketSettings {
+        origins: Origins::Listed(vec!["https://a".into()]),
+        ..WebSocketSettings::default()
+    };
     // The parser refuses control characters, and lets through what turns the direction of text.
     let (_, _, _, log) = refused(settings, &request(GET, &[("Origin", "a\u{202e}\"b")]));
     assert!(log.ends_with(r#"It was "a\xe2\x80\xae\"b"."#), "{log}");
