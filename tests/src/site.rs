@@ -142,6 +142,10 @@ impl Plan {
                 _ => "127.0.0.1:0".to_owned(),
             };
             text += &format!("[[listeners]]\nname = {:?}\nbind = {bind:?}\n", kind.name());
+            if !self.keys.iter().any(|(other, lines)| *other == kind && lines.contains("allow_anonymous")) {
+                // Not the default behind a proxy.
+                text += "allow_anonymous = true\n";
+            }
             if kind.has_proxy() {
                 text += "proxy_protocol = true\nproxy_sources = [\"127.0.0.1\"]\n";
             }

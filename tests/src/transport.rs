@@ -160,7 +160,7 @@ pub(crate) fn config(transport: Transport, files: &Certificates) -> String {
     };
     let mut text = format!("[[listeners]]\nname = \"main\"\nbind = {bind:?}\n");
     if transport == Transport::Proxy {
-        text += "proxy_protocol = true\nproxy_sources = [\"127.0.0.0/8\"]\n";
+        text += "allow_anonymous = true\nproxy_protocol = true\nproxy_sources = [\"127.0.0.0/8\"]\n";
     }
     if transport.has_tls() {
         let (cert, key) = (files.server(), files.server_key());

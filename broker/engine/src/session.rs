@@ -33,7 +33,7 @@ pub mod subscriptions;
 pub use behalf::{Behalf, BehalfKind};
 pub use delivery::Delivery;
 pub use ending::{End, EndCause, EndReason, LifecycleState, Will};
-pub use identity::{Address, Entrance, Identity, Principal};
+pub use identity::{Entrance, Identity, Principal};
 pub use inflight::{Inflight, Outgoing, Phase};
 pub use publish::{PublishSlot, Source, Stage, Storage};
 pub use queue::Queue;

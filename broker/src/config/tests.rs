@@ -425,11 +425,7 @@ fn each_mistake_in_the_environment_has_its_sentence() {
             "",
             "shards must be a whole number between 1 and 64, not \"\"; \"auto\" is one for each core",
         ),
-        (
-            "GRAPNEL_PLUGINS_TAP_CONFIG",
-            "[",
-            "plugins.tap.config must be a table such as { key = \"value\" }, not [",
-        ),
+        ("GRAPNEL_PLUGINS_TAP_CONFIG", "[", "plugins.tap.config must be a table such as { key = \"value\" }"),
     ];
     for (name, value, sentence) in cases {
         assert_eq!(with_vars(&[(name, value)]).unwrap_err(), format!("{name}: {sentence}"));

@@ -223,3 +223,53 @@ impl Layered {
         Some(self.rules.layers.handshake_timeout_ms).filter(|ms| *ms > 0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::io::Read;
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::net::LayerRules;
+    use crate::transport::websocket::WebSocketSettings;
+
+    #[test]
+    fn answers_that_nobody_takes_are_bounded_and_go_out_when_somebody_does() {
+        let websocket = Some(Arc::new(WebSocketSettings::default()));
+        let layers = LayerRules { websocket, ..LayerRules::default() };
+        let rules = Arc::new(ListenerRules { layers, ..ListenerRules::plain(Arc::default()) });
+        let peer = Peer::new(Arc::clone(&rules.info), None, None);
+        let mut layered = Layered::new(&rules, &peer).unwrap().unwrap();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let mut decoded = Vec::new();
+        let request = "GET /mqtt HTTP/1.1\r\nHost: b\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                       Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\
+                       Sec-WebSocket-Protocol: mqtt\r\n\r\n";
+        layered.receive(request.as_bytes(), &mut decoded).unwrap();
+        assert!(layered.is_open() && !layered.is_choked());
+        // An empty ping with an empty mask.
+        let ping = [0x89, 0x80, 0, 0, 0, 0];
+        let (mut pings, mut sent) = (0, 0);
+        while !layered.is_choked() {
+            layered.receive(&ping, &mut decoded).unwrap();
+            sent += layered.flush_own(ours.as_fd()).1;
+            pings += 1;
+            assert!(pings < 10_000_000, "it is never choked");
+        }
+        assert!(layered.output.len() - layered.sent <= OUTPUT_BYTES + 2);
+        let mut read = 0;
+        while layered.sent < layered.output.len() {
+            read += theirs.read(&mut [0; 65_536]).unwrap();
+            sent += layered.flush_own(ours.as_fd()).1;
+        }
+        assert!(!layered.is_choked() && layered.output.capacity() <= OUTPUT_KEPT_BYTES);
+        while read < sent {
+            read += theirs.read(&mut [0; 65_536]).unwrap();
+        }
+        assert_eq!((read, decoded.len()), (sent, 0));
+    }
+}

@@ -131,7 +131,8 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::{Address, Identity, Inflight, Queue, Slots, Subscriptions};
+    use crate::address::Address;
+    use crate::session::{Identity, Inflight, Queue, Slots, Subscriptions};
 
     /// Every idle client has one of each. Parts that few clients use belong behind a pointer.
     #[test]

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::reading::Handled;
 use super::{ending, notify, send};
+use crate::address::Address;
 use crate::hook::HookPoint;
 use crate::hook::chain::DispatchScope;
 use crate::hook::connack::{ConnackFold, Grants};
@@ -19,7 +20,7 @@ use crate::packet::{
 };
 use crate::parts::{ChainContext, Parts};
 use crate::reason::ReasonCode;
-use crate::session::{Address, EndCause, Entrance, Identity};
+use crate::session::{EndCause, Entrance, Identity};
 
 fn grants(parts: &Parts) -> Grants {
     let limits = &parts.setup.limits;

@@ -11,6 +11,7 @@ use super::reading::Handled;
 use super::{
     connack, ending, home, hooks, inherit, new_session, notify, reading, subscriptions, takeover, wake,
 };
+use crate::address::Address;
 use crate::clients::Connection;
 use crate::clients::admission::Admission;
 use crate::clients::connection::State;
@@ -23,7 +24,7 @@ use crate::mount_point::{Mount, MountError};
 use crate::packet::{Connect, PACKET_BYTES_MAX, Properties, Property, PropertyId, Version, push_property};
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
-use crate::session::{Address, EndReason, Identity, LifecycleState, Session, Will};
+use crate::session::{EndReason, Identity, LifecycleState, Session, Will};
 use crate::{codec, topic};
 
 /// The properties of CONNECT that are stored for hooks, without the authentication properties.

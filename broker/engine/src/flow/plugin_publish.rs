@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::{new_session, notify, wake};
+use crate::address::Address;
 use crate::hook::PluginHandle;
 use crate::hook::draft::{Extra, Extras};
 use crate::id::SessionKey;
@@ -12,7 +13,7 @@ use crate::message::Message;
 use crate::packet::Version;
 use crate::parts::Parts;
 use crate::session::publish::PublishMetadata;
-use crate::session::{Address, Entrance, Identity, PublishSlot, Session, Slot, SlotBody, Source, Stage};
+use crate::session::{Entrance, Identity, PublishSlot, Session, Slot, SlotBody, Source, Stage};
 
 /// Publishes a plugin's own message, behind its earlier publishes.
 pub(crate) fn publish_for(parts: &mut Parts, plugin: PluginHandle, mut message: Message, source: Source) {

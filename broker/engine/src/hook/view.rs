@@ -6,9 +6,9 @@ use grapnel_plugin_abi::raw::{
 };
 
 use super::HookPoint;
+use crate::address::Address;
 use crate::id::ShardId;
 use crate::packet::{Properties, QoS, Version, Will};
-use crate::session::Address;
 use crate::transport::{TlsFacts, Transport};
 
 /// Fields of a client for hooks.

@@ -44,6 +44,13 @@ fn pair(shards: usize, version: Version) -> (World, ClientId, ClientId) {
     (world, all, client)
 }
 
+/// Mounts hooks, and lets the subscriptions in force be authorized by them before the log begins.
+fn mount_settled(world: &mut World, links: Vec<(HookPoint, Link)>, log: &Log) {
+    mount(world, links);
+    world.drive();
+    log.take();
+}
+
 fn filters(world: &World, client: &str) -> Vec<String> {
     let rows = world.shards.iter().flat_map(|shard| shard.subscriptions(Some(client), 0, 10).0);
     let mut filters: Vec<String> = rows.map(|row| row.filter).collect();
@@ -275,7 +282,7 @@ fn hooks_see_topics_as_in_emqx() {
     };
     let mut links = notified(&log, &points, say);
     links.iter_mut().for_each(|(_, link)| link.deliver = true);
-    mount(&mut world, links);
+    mount_settled(&mut world, links, &log);
     world.subscribe(client, "$share/g/a/#", QoS::AtMostOnce);
     assert_eq!(
         log.take(),
@@ -327,7 +334,7 @@ fn a_change_of_the_rules_is_about_the_topics_of_clients() {
     let (mut world, _, client) = pair(1, Version::V5);
     let log = Log::default();
     let asks = notified(&log, &[HookPoint::ClientAuthorize], |call| call.topic().to_owned());
-    mount(&mut world, asks);
+    mount_settled(&mut world, asks, &log);
     world.subscribe(client, "$share/g/a/b", QoS::AtMostOnce);
     world.subscribe(client, "c", QoS::AtMostOnce);
     assert_eq!(log.take(), ["a/b", "c"]);
@@ -373,7 +380,7 @@ fn another_user_inherits_nothing_from_another_mount_point() {
         let log = Log::default();
         let asks = notified(&log, &[HookPoint::ClientAuthorize], |call| call.topic().to_owned());
         let asks = asks.into_iter().map(|(point, link)| (point, Link { deliver, ..link })).collect();
-        mount(&mut world, asks);
+        mount_settled(&mut world, asks, &log);
         mounted(&mut world, Some("site/"));
         let ann = world.connect("c", &stored(Some("ann")));
         for filter in ["x", "bob/y", "$share/g/bob/z"] {
@@ -402,7 +409,7 @@ fn a_request_on_behalf_of_a_client_stays_below_its_mount_point() {
     let (mut world, all, _) = pair(1, Version::V5);
     let log = Log::default();
     let asks = notified(&log, &[HookPoint::ClientAuthorize], |call| call.topic().to_owned());
-    mount(&mut world, asks);
+    mount_settled(&mut world, asks, &log);
     for topic in ["site/a", "a", "site", "other/a"] {
         let request = OnBehalf {
             plugin: grapnel_engine::hook::PluginHandle(1),
@@ -440,7 +447,7 @@ fn a_hook_may_move_a_message_out_of_the_mount_point() {
         Flow::CONTINUE
     });
     links.push((HookPoint::MessagePublish, moves));
-    mount(&mut world, links);
+    mount_settled(&mut world, links, &log);
     world.publish(client, "a", "", QoS::AtMostOnce, 0);
     world.publish(client, "c", "", QoS::AtMostOnce, 0);
     assert_eq!(log.take(), ["a", "alarms", "c", "b"]);
