@@ -338,9 +338,10 @@ fn a_change_of_the_rules_is_about_the_topics_of_clients() {
     world.subscribe(client, "$share/g/a/b", QoS::AtMostOnce);
     world.subscribe(client, "c", QoS::AtMostOnce);
     assert_eq!(log.take(), ["a/b", "c"]);
-    for (changed, expected) in [("a/+", &["a/b"][..]), ("site/#", &[]), ("#", &["a/b", "c"])] {
+    for (changed, expected) in [("a/+", &["#", "a/b"][..]), ("site/#", &["#"]), ("#", &["#", "a/b", "c"])] {
         world.shards[0].invalidate(Scope::Topics(changed.into()));
         world.drive();
+        // "#" is the filter of the client without a mount point, which any change is about.
         let mut asked = log.take();
         asked.sort();
         assert_eq!(asked, expected, "{changed}");
@@ -396,6 +397,7 @@ fn another_user_inherits_nothing_from_another_mount_point() {
         assert_eq!(got, Some(Got::ConnAck { present: true, code: 0 }));
         assert_eq!(world.take_plain(bob), [message("y", "", 1)]);
         assert_eq!(filters(&world, "c"), ["$share/g/site/bob/z", "site/bob/y"]);
+        // "#" is the filter of the client without a mount point, which any change is about.
         let mut asked = log.take();
         asked.sort();
         assert_eq!(asked, if deliver { &["y", "y", "z"][..] } else { &["y", "z"] });
