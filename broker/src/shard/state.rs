@@ -215,10 +215,10 @@ impl State {
         let conn = &mut self.conns[token];
         (conn.peer, conn.layered, conn.place) = (kept, layered, place);
         self.engine.charge_read_buffer(key, conn.memory());
-        if handshake {
-            if let Some(ms) = conn.layered.as_ref().and_then(|layered| layered.handshake_timeout_ms()) {
-                conn.set_alarm(token, self.now.mono_ms + ms, &mut self.alarms);
-            }
+        if handshake
+            && let Some(ms) = conn.layered.as_ref().and_then(|layered| layered.handshake_timeout_ms())
+        {
+            conn.set_alarm(token, self.now.mono_ms + ms, &mut self.alarms);
         }
         let resumed = conn.resumed;
         let place = key.index as usize;
