@@ -4,6 +4,7 @@ use std::ffi::c_void;
 use std::hint::black_box;
 use std::sync::Arc;
 
+use grapnel_engine::address::Address;
 use grapnel_engine::hook::chain::DispatchScope;
 use grapnel_engine::hook::draft::Draft;
 use grapnel_engine::hook::message::{MessageFold, Rules};
@@ -154,6 +155,7 @@ fn running(mut table: ChainTable, expected: &'static str) -> impl Unit {
     let from: Arc<str> = "sensor-17".into();
     let calls = CallCell::default();
     let limits = Limits::default();
+    let peer = Address::new("127.0.0.1:40000".parse().ok());
     move || {
         let rules = Rules { limits: &limits, now: Now { mono_ms: 1, wall_ms: 1 } };
         let client = ClientView {
@@ -162,10 +164,8 @@ fn running(mut table: ChainTable, expected: &'static str) -> impl Unit {
             is_certified: false,
             connect_username: None,
             password: None,
-            peer: None,
-            peer_host: "127.0.0.1",
-            local: None,
-            local_host: "",
+            peer: &peer,
+            local: &Address::NONE,
             listener: "default",
             transport: None,
             tls: None,

@@ -6,7 +6,7 @@
 //! waits for nothing.
 #![forbid(unsafe_code)]
 
-mod address;
+pub mod address;
 pub mod chunk_table;
 mod clients;
 mod clock;
