@@ -71,7 +71,10 @@ impl Layers {
             }
             Some(tls) => {
                 // One record for both if there is room. There is no limit, so all of it is taken.
-                tls.writer().write_vectored(&[IoSlice::new(&head[..length]), IoSlice::new(plain)])?;
+                let frame = [IoSlice::new(&head[..length]), IoSlice::new(plain)];
+                if tls.writer().write_vectored(&frame)? < length + plain.len() {
+                    return Err(std::io::ErrorKind::WriteZero.into());
+                }
                 self.put(&[], wire)
             }
         }
