@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::Parser;
 use grapnel_engine::hook::HookPoint;
 use grapnel_engine::id::ShardId;
-use grapnel_engine::shard::{Setup, Transport};
+use grapnel_engine::shard::Setup;
 use grapnel_plugin_abi::counted;
 
 use crate::announce::Announcer;
@@ -305,24 +305,17 @@ fn ready_lines(config: &Config, bound: &[Bound]) -> String {
     let shards = counted(config.shards, "shard");
     let mut lines = format!("grapnel {}: {shards}\n", env!("CARGO_PKG_VERSION"));
     for listener in bound {
-        let scheme = match listener.rules.info.transport {
-            Transport::Tcp | Transport::Unix => "mqtt",
-            Transport::Tls => "mqtts",
-            Transport::Ws => "ws",
-            Transport::Wss => "wss",
+        let layers = &listener.rules.layers;
+        let scheme = match (layers.tls.is_some(), layers.websocket.is_some()) {
+            (false, false) => "mqtt",
+            (true, false) => "mqtts",
+            (false, true) => "ws",
+            (true, true) => "wss",
         };
         lines += &match &listener.local {
             Address::Tcp(address) => format!("listening on {scheme}://{address}\n"),
-            Address::Unix(_) => {
-                let layers = &listener.rules.layers;
-                let kind = match (layers.tls.is_some(), layers.websocket.is_some()) {
-                    (false, false) => "",
-                    (true, false) => " (mqtts)",
-                    (false, true) => " (ws)",
-                    (true, true) => " (wss)",
-                };
-                format!("listening on {}{kind}\n", listener.local)
-            }
+            Address::Unix(_) if scheme == "mqtt" => format!("listening on {}\n", listener.local),
+            Address::Unix(_) => format!("listening on {} ({scheme})\n", listener.local),
         };
     }
     lines += &format!("ctl socket {}\nready\n", config.control.socket.display());

@@ -78,10 +78,16 @@ pub struct ListenerConfig {
 }
 
 impl ListenerConfig {
-    /// Whether only programs of this machine connect. Behind a proxy, clients are from anywhere.
+    /// Whether a proxy may name its clients, which are then from anywhere.
+    pub fn trusts_proxies(&self) -> bool {
+        let by_header =
+            self.websocket.as_ref().is_some_and(|websocket| !websocket.trusted_proxies.is_empty());
+        self.proxy.is_some() || by_header
+    }
+
+    /// Whether only programs of this machine connect.
     pub fn is_for_this_machine(&self) -> bool {
-        let trusts = self.websocket.as_ref().is_some_and(|websocket| !websocket.trusted_proxies.is_empty());
-        self.bind.is_local() && self.proxy.is_none() && !trusts
+        self.bind.is_local() && !self.trusts_proxies()
     }
 }
 

@@ -83,8 +83,12 @@ fn open_listener(listener: &ListenerConfig) -> OpenListener {
         Bind::Unix(path) => Address::Unix(path.clone()),
     };
     let identity = listener.tls.as_ref().is_some_and(|tls| tls.identity != TlsIdentity::None);
-    let behind_proxy = listener.bind.is_local() && !listener.is_for_this_machine();
-    OpenListener { address, allow_anonymous: listener.allow_anonymous, identity, behind_proxy }
+    OpenListener {
+        address,
+        allow_anonymous: listener.allow_anonymous,
+        identity,
+        behind_proxy: listener.trusts_proxies(),
+    }
 }
 
 impl Settings {
