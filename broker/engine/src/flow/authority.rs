@@ -7,7 +7,7 @@ use std::ops::Bound;
 use std::rc::Rc;
 
 use super::hooks::{Answer, ChainOutcome};
-use super::{authorize, deliver, deliver_rights, ending, hooks, subscriptions};
+use super::{authorize, deliver, deliver_rights, ending, subscriptions};
 use crate::clock::Deadline;
 use crate::hook::PluginHandle;
 use crate::hook::suspended::AuthorizationRequest;
@@ -118,14 +118,9 @@ fn begin_recheck(parts: &mut Parts, recheck: OpenRecheck) {
     };
     let number = parts.hooks.rechecks().next_number();
     let waiter = Waiter::Recheck(number);
-    if let ChainOutcome::Completed = hooks::go_on(
-        parts,
-        &mut auth_request,
-        client.view(),
-        Some(authorize::seen(request, &client)),
-        None,
-        waiter,
-    ) {
+    if let ChainOutcome::Completed =
+        authorize::ask(parts, &mut auth_request, (&client, request), None, waiter)
+    {
         rechecked(parts, key, &filter, &auth_request);
         return;
     }

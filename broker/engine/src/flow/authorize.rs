@@ -33,11 +33,22 @@ pub(crate) fn authorize(
     if identity.superuser || asks_nobody {
         return RequestOutcome::Answered(Ok(()));
     }
-    let request = seen(request, identity);
-    match hooks::go_on(parts, &mut auth_request, identity.view(), Some(request), behind, waiter) {
+    match ask(parts, &mut auth_request, (identity, request), behind, waiter) {
         ChainOutcome::Completed => outcome(parts, &auth_request),
         ChainOutcome::Waits => RequestOutcome::Waits(auth_request),
     }
+}
+
+/// Runs client.authorize from where it stands, whoever the client is. The topic of the request is
+/// that of the broker.
+pub(crate) fn ask(
+    parts: &mut Parts,
+    auth_request: &mut AuthorizationRequest,
+    (identity, request): (&Identity, Request<'_>),
+    behind: Option<&[LinkIdentity]>,
+    waiter: Waiter,
+) -> ChainOutcome {
+    hooks::go_on(parts, auth_request, identity.view(), Some(seen(request, identity)), behind, waiter)
 }
 
 /// The outcome of a request whose chain has ended.

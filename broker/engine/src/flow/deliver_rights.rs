@@ -95,14 +95,9 @@ pub(crate) fn authorize_delivery(
     let request =
         Request { action: Action::Deliver, topic: view.topic, qos: options.qos, retain: options.retain };
     let waiter = Waiter::Deliver(key);
-    if let ChainOutcome::Completed = hooks::go_on(
-        parts,
-        &mut auth_request,
-        client.view(),
-        Some(authorize::seen(request, &client)),
-        None,
-        waiter,
-    ) {
+    if let ChainOutcome::Completed =
+        authorize::ask(parts, &mut auth_request, (&client, request), None, waiter)
+    {
         return delivery_decided(parts, key, view, &auth_request);
     }
     let delivery = delivery_of(options, view, shared);
